@@ -1,0 +1,1 @@
+"""The device plugins of one node: every accelerator that it has, as Kubernetes resources."""

@@ -1,0 +1,1 @@
+"""What a container gets for the slices that it was given: one module a kind of device."""

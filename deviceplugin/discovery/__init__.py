@@ -1,0 +1,1 @@
+"""Where devices are found: one module a source."""

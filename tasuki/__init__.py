@@ -1,0 +1,3 @@
+"""Share, chain and feed the accelerators of a Kubernetes cluster."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""The vocabulary of accelerators, which every service speaks; it imports nothing of ours."""

@@ -1,0 +1,1 @@
+"""The parts of Kubernetes that we read and write."""

@@ -1,0 +1,1 @@
+"""How a process starts, reports and stops."""
