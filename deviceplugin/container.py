@@ -4,6 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 
+class RefusedError(ValueError):
+    """Slices cannot be handed out; the text says why and reaches the pod's events."""
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class DeviceNode:
     """A device file; `permissions` are the device cgroup's letters."""

@@ -5,7 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from deviceplugin.config.model import Config, MigStrategy, ResourcePattern, SharedResource, SharingStrategy
+from deviceplugin.config.model import (
+    Config,
+    MigStrategy,
+    ResourcePattern,
+    SharedResource,
+    Sharing,
+    SharingStrategy,
+)
 from deviceplugin.machine import Gpu, Machine, MigInstance
 from tasuki.devices.model import Device, Slice, index_order, slices_of
 from tasuki.kube.names import NVIDIA_DOMAIN, NVIDIA_GPU
@@ -39,26 +46,22 @@ class Plan:
     Attributes:
         resources: Sorted by name.
         problems: Sentences for the operator, each on something that is left out and why.
+        misfits: Where the configuration speaks of devices that this machine does not have. A new configuration
+            with misfits is refused; one that got them since (a MIG device is gone) serves what is left.
     """
 
     resources: tuple[Resource, ...] = ()
     problems: tuple[str, ...] = ()
-
-
-class SharingError(ValueError):
-    """The configuration shares devices that this machine does not have."""
+    misfits: tuple[str, ...] = ()
 
 
 def plan(machine: Machine, config: Config) -> Plan:
-    """Cut the machine's devices into resources.
-
-    Raises:
-        SharingError: A sharing entry names a device that is not there, or a device twice.
-    """
+    """Cut the machine's devices into resources."""
     problems: list[str] = list(machine.unreadable)
+    misfits: list[str] = []
     offered = _offered(machine, config, problems)
-    resources = _shared(offered, config)
-    return Plan(tuple(sorted(resources, key=lambda r: r.name)), tuple(problems))
+    resources = _shared(offered, config.sharing, misfits)
+    return Plan(tuple(sorted(resources, key=lambda r: r.name)), tuple(problems), tuple(misfits))
 
 
 def _offered(machine: Machine, config: Config, problems: list[str]) -> dict[str, list[Device]]:
@@ -88,9 +91,7 @@ def _uniform(
     """Strategy `single` promises that all devices of the node are alike; offer nothing where they are not."""
     if whole:
         names = ", ".join(g.device.index for g in whole)
-        problems.append(
-            f"migStrategy single needs MIG mode on every GPU, but it is off on GPU {names}: none offered"
-        )
+        problems.append(f"migStrategy single needs MIG mode on every GPU, but it is off on GPU {names}: none offered")
         return [], []
     if any(not g.mig for g in split):
         problems.append("migStrategy single needs MIG devices on every GPU: none offered")
@@ -129,17 +130,18 @@ def _offer(
         if fnmatchcase(subject, pattern.pattern):
             offered[pattern.name].append(device)
             return
-    problems.append(f"{subject!r} ({device.id}) matches no pattern in the configuration's resources: left out")
+    problems.append(
+        f"{subject!r} ({device.id}) has no resource name: left out; give it one under resources.gpus or resources.mig"
+    )
 
 
-def _shared(offered: dict[str, list[Device]], config: Config) -> list[Resource]:
-    sharing = config.sharing
+def _shared(offered: dict[str, list[Device]], sharing: Sharing, misfits: list[str]) -> list[Resource]:
     shared_by: dict[str, SharedResource] = {}
     for entry in sharing.resources:
-        for device in _selected(entry, offered.get(entry.name, [])):
+        for device in _selected(entry, offered.get(entry.name, []), misfits):
             if device.id in shared_by:
-                raise SharingError(f"device {device.index} ({device.id}) of {entry.name} is shared by two entries")
-            shared_by[device.id] = entry
+                misfits.append(f"{entry.name}: device {device.index} ({device.id}) is shared by two entries")
+            shared_by.setdefault(device.id, entry)
 
     slices: dict[str, list[Slice]] = defaultdict(list)
     shared_names = set()
@@ -162,20 +164,18 @@ def _shared(offered: dict[str, list[Device]], config: Config) -> list[Resource]:
     ]
 
 
-def _selected(entry: SharedResource, devices: Sequence[Device]) -> list[Device]:
-    """The devices of a resource that an entry shares. A resource that the machine has not is no error."""
+def _selected(entry: SharedResource, devices: Sequence[Device], misfits: list[str]) -> list[Device]:
+    """The devices of a resource that an entry shares. A resource that the machine has not is no misfit."""
     in_order = sorted(devices, key=index_order)
     if entry.devices == "all" or not in_order:
         return in_order
     if isinstance(entry.devices, int):
         if entry.devices > len(in_order):
-            raise SharingError(
-                f"{entry.name}: {entry.devices} devices are to be shared, but there are only {len(in_order)}"
-            )
+            misfits.append(f"{entry.name}: {entry.devices} devices are to be shared, but it has {len(in_order)}")
         return in_order[: entry.devices]
     by_name = {name: device for device in in_order for name in (device.index, device.id)}
-    absent = [name for name in entry.devices if name not in by_name]
-    if absent:
+    if absent := [name for name in entry.devices if name not in by_name]:
         known = ", ".join(d.index for d in in_order)
-        raise SharingError(f"{entry.name}: no device {', '.join(absent)} to share; it has {known}")
-    return sorted({by_name[name].id: by_name[name] for name in entry.devices}.values(), key=index_order)
+        misfits.append(f"{entry.name}: there is no device {', '.join(absent)} to share; it has {known}")
+    chosen = {by_name[name].id: by_name[name] for name in entry.devices if name in by_name}
+    return sorted(chosen.values(), key=index_order)

@@ -28,8 +28,5 @@ def distance(topology: Topology, one: Device, other: Device) -> tuple[float, flo
 def distances(topology: Topology, devices: Sequence[Device]) -> dict[tuple[str, str], tuple[float, float]]:
     """`distance` of every ordered pair of different devices, by their ids."""
     return {
-        (one.id, other.id): distance(topology, one, other)
-        for one in devices
-        for other in devices
-        if one.id != other.id
+        (one.id, other.id): distance(topology, one, other) for one in devices for other in devices if one.id != other.id
     }

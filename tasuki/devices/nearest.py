@@ -85,9 +85,7 @@ def _classes(matrix: list[list[int]], must: set[int]) -> list[_Class]:
 
 
 def _interchangeable(matrix: list[list[int]], one: int, other: int) -> bool:
-    return all(
-        a == b for k, (a, b) in enumerate(zip(matrix[one], matrix[other], strict=True)) if k not in (one, other)
-    )
+    return all(a == b for k, (a, b) in enumerate(zip(matrix[one], matrix[other], strict=True)) if k not in (one, other))
 
 
 @dataclass(slots=True)
@@ -161,10 +159,7 @@ class _Search:
                 continue
             counts[k] = count
             extended = (
-                [
-                    r + count * self.matrix[c.members[0]][here.members[0]]
-                    for r, c in zip(row, self.classes, strict=True)
-                ]
+                [r + count * self.matrix[c.members[0]][here.members[0]] for r, c in zip(row, self.classes, strict=True)]
                 if count
                 else row
             )
@@ -177,10 +172,7 @@ class _Search:
             return 0
         anchor = self.classes[taken].members[0]
         to_chosen = min(
-            (
-                row[j] + count * self.matrix[self.classes[j].members[0]][anchor]
-                for j in range(k, len(self.classes))
-            ),
+            (row[j] + count * self.matrix[self.classes[j].members[0]][anchor] for j in range(k, len(self.classes))),
             default=0,
         )
         return left * to_chosen + self._floor * (left * (left - 1) // 2)

@@ -18,3 +18,13 @@ EVENT_COMPONENT: Final = "tasuki-deviceplugin"
 NVIDIA_DOMAIN: Final = "nvidia.com"
 NVIDIA_GPU: Final = "nvidia.com/gpu"
 NVIDIA_CONFIG_LABEL: Final = "nvidia.com/device-plugin.config"
+
+# The node labels that gpu-feature-discovery writes begin with one of these.
+NVIDIA_MIG_PREFIX: Final = "nvidia.com/mig-"
+
+# Node Feature Discovery's object, through which labels reach the node where nobody else may patch it
+# (https://kubernetes-sigs.github.io/node-feature-discovery/stable/usage/custom-resources.html#nodefeature).
+NFD_API_GROUP: Final = "nfd.k8s-sigs.io"
+NFD_API_VERSION: Final = "v1alpha1"
+NFD_NODE_NAME_LABEL: Final = "nfd.node.kubernetes.io/node-name"
+NODE_FEATURE_PREFIX: Final = "tasuki-features-for-"

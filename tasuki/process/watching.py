@@ -13,13 +13,7 @@ from asyncinotify import Inotify, Mask
 log: Final = logging.getLogger(__name__)
 
 _CHANGES: Final = (
-    Mask.CREATE
-    | Mask.DELETE
-    | Mask.MOVED_TO
-    | Mask.MOVED_FROM
-    | Mask.CLOSE_WRITE
-    | Mask.DELETE_SELF
-    | Mask.MOVE_SELF
+    Mask.CREATE | Mask.DELETE | Mask.MOVED_TO | Mask.MOVED_FROM | Mask.CLOSE_WRITE | Mask.DELETE_SELF | Mask.MOVE_SELF
 )
 
 

@@ -1,0 +1,59 @@
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PROTOS := protos/deviceplugin/v1beta1/api.proto protos/podresources/v1/api.proto
+
+$(READY): pyproject.toml constraints/dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Tasuki needs Python 3.11 or newer, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	@$(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV)"; $(BIN)/pip install -q --disable-pip-version-check "pip>=25.1" && $(BIN)/pip install -q --disable-pip-version-check -c constraints/dev.txt --group dev -e .
+	@touch $@
+
+.PHONY: help
+help: ## Say what there is to make
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+.PHONY: sandbox
+sandbox: $(READY) ## Run example pods on the GPUs of a simulated DGX A100, without a cluster
+	@$(BIN)/tasuki sandbox $(ARGS)
+
+.PHONY: test
+test: $(READY) ## Run the tests
+	@$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: check
+check: $(READY) lint types layers dependencies test ## Everything that CI runs
+
+.PHONY: lint
+lint: $(READY) ## Format and lint rules
+	@$(BIN)/ruff format --check . && $(BIN)/ruff check .
+
+.PHONY: types
+types: $(READY) ## Strict types
+	@$(BIN)/mypy
+
+.PHONY: layers
+layers: $(READY) ## Who may import whom
+	@$(BIN)/lint-imports --no-logo
+
+.PHONY: dependencies
+dependencies: $(READY) ## Declared is used
+	@$(BIN)/deptry .
+
+.PHONY: bench
+bench: $(READY) ## Measure against the floor of plain gRPC, side by side
+	@$(BIN)/python -m bench.deviceplugin $(ARGS)
+
+.PHONY: format
+format: $(READY) ## Format, and fix what can be fixed
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+.PHONY: protos
+protos: $(READY) ## Generate protobuf modules and their stubs
+	@$(BIN)/python -m grpc_tools.protoc -I. --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc --python_out=. --grpc_python_out=. --mypy_out=quiet:. --mypy_grpc_out=quiet:. $(PROTOS)
+
+.PHONY: clean
+clean: ## Remove what was made
+	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -1,0 +1,160 @@
+"""`tasuki deviceplugin`: reads the settings, puts the parts together and runs them; read `serve` first."""
+
+import asyncio
+import logging
+import os
+import random
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+
+from deviceplugin.agent import CONFIGURATION, DRIVER, PLAN, Agent
+from deviceplugin.config_source import ConfigSource, Origin, Pace
+from deviceplugin.discovery import source_for
+from deviceplugin.discovery.description import DescriptionError
+from deviceplugin.discovery.source import DeviceSource
+from deviceplugin.fleet import Fleet
+from deviceplugin.granting import Preparation
+from deviceplugin.health import XidFilter, XidListError, xid_filter
+from deviceplugin.lifecycle import Surroundings, Ticker
+from deviceplugin.metrics import Metrics
+from deviceplugin.pod_resources import PodResources
+from deviceplugin.publisher import NodeEdges, Publisher
+from deviceplugin.settings import Settings, read
+from tasuki import __version__
+from tasuki.kube.client import Kube, connect
+from tasuki.kube.errors import KubeConfigError
+from tasuki.kube.events import Occurrence
+from tasuki.process import logging as process_logging
+from tasuki.process.http import OperatorServer
+from tasuki.process.readiness import Readiness
+from tasuki.process.running import Heartbeat, run_until_stopped
+from tasuki.process.watching import FolderWatch
+
+log: Final = logging.getLogger("deviceplugin")
+
+# Without a kubelet to register with, the sockets still stand where NVIDIA's plugin has them.
+_KUBELET_SOCKET: Final = Path("/var/lib/kubelet/device-plugins/kubelet.sock")
+# Where a change in the socket folder is missed, it is noticed after so long.
+_LOOK_SECONDS: Final = 1.0
+# At start a node's label may choose the configuration; an API server that is slower than this is not waited for.
+_FIRST_CHOICE_SECONDS: Final = 5.0
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run until SIGTERM; 2 is bad settings, 1 an error of our own."""
+    settings = read(argv, os.environ)
+    process_logging.configure(settings.log_level, settings.log_format)
+    try:
+        critical = xid_filter(settings.disabled_xids, settings.enabled_xids)
+        source = source_for(settings.simulate, node=settings.node_name)
+    except (XidListError, DescriptionError) as error:
+        log.error("bad setting error=%r", str(error))  # noqa: TRY400 - the sentence says it all
+        return 2
+    for notice in settings.notices:
+        log.warning("setting notice=%r", notice)
+    log.info("starting version=%s node=%s simulated=%s", __version__, settings.node_name, settings.simulate or "no")
+    try:
+        run_until_stopped(lambda stop: serve(settings, source, critical, stop))
+    except KubeConfigError as error:
+        log.error("bad Kubernetes configuration error=%r", str(error))  # noqa: TRY400 - the sentence says it all
+        return 2
+    except OSError as error:
+        log.error("cannot start error=%r", str(error))  # noqa: TRY400 - the sentence says it all
+        return 1
+    log.info("stopped")
+    return 0
+
+
+async def serve(settings: Settings, source: DeviceSource, critical: XidFilter, stop: asyncio.Event) -> None:
+    """Put all parts together and run them until `stop`."""
+    metrics = Metrics()
+    readiness = Readiness(CONFIGURATION, DRIVER, PLAN)
+    heartbeat = Heartbeat()
+    ticker = Ticker()
+    folder = (settings.kubelet_socket or _KUBELET_SOCKET).parent
+    kube = await connect(settings.kube_api)
+    configs = ConfigSource(
+        Origin(settings.config_file, settings.config_dir, settings.default_config, settings.fallbacks),
+        settings.overrides,
+        Pace(first_choice_seconds=_FIRST_CHOICE_SECONDS if kube else 0.0),
+    )
+
+    async def choose(name: str | None) -> None:
+        configs.choose(name)
+
+    edges = NodeEdges(kube, settings.node_name, PodResources(settings.pod_resources_socket), choose)
+    publisher = Publisher(edges, random.SystemRandom().uniform)
+    surroundings = Surroundings(
+        folder=folder,
+        kubelet_socket=settings.kubelet_socket,
+        ticker=ticker,
+        metrics=metrics,
+        state_changed=_serving_states(readiness, publisher),
+        withdrawn=lambda name: readiness.forget(_condition(name)),
+        allocated=publisher.allocated,
+    )
+    try:
+        with ExitStack() as stack:
+            if settings.metrics_address is not None:
+                stack.enter_context(
+                    OperatorServer(settings.metrics_address, metrics.registry, readiness, heartbeat.alive)
+                )
+            watch = stack.enter_context(FolderWatch([folder]))
+            async with asyncio.TaskGroup() as group:
+                agent = Agent(
+                    source=source,
+                    configs=configs,
+                    prepare=Preparation(
+                        settings.cdi_root, settings.cdi_disabled_hooks, simulated=settings.simulate is not None
+                    ).prepare,
+                    fleet=Fleet(surroundings, group.create_task),
+                    publisher=publisher,
+                    metrics=metrics,
+                    readiness=readiness,
+                    critical=critical,
+                )
+                background = [group.create_task(heartbeat.beat()), group.create_task(_tick(watch, ticker))]
+                await agent.run(stop)
+                for task in background:
+                    task.cancel()
+    finally:
+        await _close(kube)
+
+
+async def _tick(watch: FolderWatch, ticker: Ticker) -> None:
+    while True:
+        await watch.wait(_LOOK_SECONDS)
+        ticker.tick()
+
+
+async def _close(kube: Kube | None) -> None:
+    if kube is not None:
+        await kube.close()
+
+
+def _condition(resource: str) -> str:
+    return f"resource {resource}"
+
+
+def _serving_states(readiness: Readiness, publisher: Publisher) -> Callable[[str, str], None]:
+    """What to do when a resource is served, or is not for a reason: say so once at each change."""
+
+    def state_changed(resource: str, reason: str) -> None:
+        condition = _condition(resource)
+        if readiness.reasons.get(condition) == reason:
+            return
+        if reason:
+            readiness.unmet(condition, reason)
+            log.warning("resource not served resource=%s reason=%r", resource, reason)
+            publisher.record(Occurrence("Warning", "ResourceNotServed", reason))
+        else:
+            readiness.met(condition)
+
+    return state_changed
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

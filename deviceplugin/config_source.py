@@ -1,0 +1,282 @@
+"""The configuration in force: read from a file or a folder of them, and again whenever the content changes."""
+
+import asyncio
+import errno
+import hashlib
+import os
+import stat
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from deviceplugin.config.document import MAX_BYTES
+from deviceplugin.config.model import Config, ConfigError
+from deviceplugin.config.precedence import Overrides, load, without_effect
+from deviceplugin.settings import Fallback
+from tasuki.kube.names import NVIDIA_CONFIG_LABEL
+from tasuki.process.watching import FolderWatch
+
+# Symbolic links that lead to a file; more are a loop (Linux gives up at 40 too).
+_LONGEST_CHAIN: Final = 40
+
+# A file that changes at every look is taken as it is after so many.
+_MOST_LOOKS: Final = 10
+
+# NVIDIA's config-manager links to /dev/null for a node without a configuration.
+_NULL_DEVICE: Final = os.makedev(1, 3)
+
+_NAMED_FALLBACK: Final = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where configurations come from; neither file nor folder means that there are only defaults.
+
+    Attributes:
+        folder: Each file in it is a configuration of that name.
+        default: The name taken for a node without a label; empty to go by `fallbacks`.
+        fallbacks: In order: the one named `default`, the only one, none.
+    """
+
+    file: Path | None = None
+    folder: Path | None = None
+    default: str = ""
+    fallbacks: tuple[Fallback, ...] = ("named", "single")
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How long is waited for what.
+
+    Attributes:
+        poll_seconds: Between two looks where nothing is noticed.
+        settle_seconds: A changed file counts once it stayed the same for so long: an editor may be half way.
+        first_choice_seconds: At start, how long the node's label is waited for before the default is taken.
+    """
+
+    poll_seconds: float = 30.0
+    settle_seconds: float = 0.2
+    first_choice_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigOutcome:
+    """What came of reading a configuration.
+
+    Attributes:
+        config: The one in force: this one, or the last good one; None while there has been none.
+        error: Why what was read is not in force; empty if it is.
+        origin: What was read, in words.
+        digest: SHA-256 of its content; empty if it could not be read.
+        notices: Sentences on what is set in `config` and has no effect.
+    """
+
+    config: Config | None
+    error: str
+    origin: str
+    digest: str
+    notices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """A look at the files; `problem` says why there is no content."""
+
+    origin: str
+    content: bytes = b""
+    problem: str = ""
+    watched: tuple[Path, ...] = field(default=(), compare=False)
+
+
+class ConfigSource:
+    """Reads, notices changes, and keeps the last good configuration in force."""
+
+    def __init__(self, origin: Origin, overrides: Overrides, pace: Pace = Pace()) -> None:
+        self._origin = origin
+        self._overrides = overrides
+        self._pace = pace
+        self._choice: str | None = None
+        self._chosen = asyncio.Event()
+        self._last: _Reading | None = None
+        self._last_good: Config | None = None
+
+    def choose(self, name: str | None) -> None:
+        """Take the configuration that the node's label names; None or empty if there is no label."""
+        self._choice = name or None
+        self._chosen.set()
+
+    async def outcomes(self) -> AsyncIterator[ConfigOutcome]:
+        """The first configuration, then one outcome for each change; never ends.
+
+        Close it (`contextlib.aclosing`) when leaving it before the end of the task.
+        """
+        await self._first_choice()
+        while True:
+            self._chosen.clear()
+            watched = (await asyncio.to_thread(self._look)).watched
+            with FolderWatch(watched) as watch:
+                # Looked at only now, so that no change falls between the look and the watch.
+                reading = await self._settled()
+                if reading != self._last:
+                    self._last = reading
+                    yield self._judged(reading)
+                if reading.watched == watched:
+                    await self._woken(watch)
+
+    async def _first_choice(self) -> None:
+        if self._origin.folder is None or not self._pace.first_choice_seconds:
+            return
+        try:
+            async with asyncio.timeout(self._pace.first_choice_seconds):
+                await self._chosen.wait()
+        except TimeoutError:
+            return  # no API server answers, the default does until one does
+
+    async def _settled(self) -> _Reading:
+        """A look at the files that the next look confirms; the first ever, and one without change, need none."""
+        reading = await asyncio.to_thread(self._look)
+        for _ in range(_MOST_LOOKS):
+            if self._last in (None, reading):
+                break
+            await asyncio.sleep(self._pace.settle_seconds)
+            earlier, reading = reading, await asyncio.to_thread(self._look)
+            if reading == earlier:
+                break
+        return reading
+
+    async def _woken(self, watch: FolderWatch) -> None:
+        """Until a file changes, another is chosen, or it is time for a look anyway."""
+        waits = {
+            asyncio.create_task(watch.wait(self._pace.poll_seconds)),
+            asyncio.create_task(self._chosen.wait()),
+        }
+        try:
+            done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            for wait in done:
+                wait.result()
+        finally:
+            for wait in waits:
+                wait.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
+
+    def _judged(self, reading: _Reading) -> ConfigOutcome:
+        error = reading.problem
+        if not error:
+            try:
+                self._last_good = load(reading.content, self._overrides)
+            except ConfigError as problem:
+                error = f"{reading.origin}: {problem}"
+        return ConfigOutcome(
+            config=self._last_good,
+            error=error,
+            origin=reading.origin,
+            digest="" if reading.problem else hashlib.sha256(reading.content).hexdigest(),
+            notices=without_effect(self._last_good) if self._last_good else (),
+        )
+
+    def _look(self) -> _Reading:
+        """Blocking: from a worker thread."""
+        origin = self._origin
+        if origin.folder is not None:
+            return _look_into(origin.folder, origin, self._choice)
+        if origin.file is not None:
+            return _look_at(origin.file, str(origin.file))
+        return _Reading("built-in defaults")
+
+
+@dataclass(frozen=True, slots=True)
+class _Selection:
+    """Which of a folder's configurations is meant: always a name of its list, so that no label becomes a path."""
+
+    origin: str
+    name: str = ""
+    problem: str = ""
+
+
+def _look_into(folder: Path, origin: Origin, choice: str | None) -> _Reading:
+    watched = (folder, *_links(folder))
+    try:
+        names = _names(folder)
+    except OSError as error:
+        return _Reading(str(folder), problem=f"{folder} cannot be listed: {error.strerror}", watched=watched)
+    selection = _selected(names, origin, choice)
+    if selection.problem:
+        listed = f"{folder} has {', '.join(names)}" if names else f"{folder} is empty"
+        return _Reading(selection.origin, problem=f"{selection.problem}; {listed}", watched=watched)
+    if not selection.name:
+        return _Reading(selection.origin, watched=watched)
+    reading = _look_at(folder / selection.name, selection.origin)
+    return _Reading(reading.origin, reading.content, reading.problem, (*watched, *reading.watched))
+
+
+def _names(folder: Path) -> list[str]:
+    """The configurations in a folder; what begins with `..` is how the kubelet keeps a ConfigMap's versions."""
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if not entry.name.startswith("..") and entry.is_file())
+
+
+def _selected(names: list[str], origin: Origin, choice: str | None) -> _Selection:
+    if choice is not None:
+        by = f"the node label {NVIDIA_CONFIG_LABEL}"
+        return _by_name(choice, names, "node label", by)
+    if origin.default:
+        return _by_name(origin.default, names, "default", "the default configuration")
+    for fallback in origin.fallbacks:
+        if fallback == "named" and _NAMED_FALLBACK in names:
+            return _by_name(_NAMED_FALLBACK, names, "no node label", "")
+        if fallback == "single" and len(names) == 1:
+            return _by_name(names[0], names, "the only one", "")
+        if fallback == "empty":
+            return _Selection("built-in defaults")
+    return _Selection(
+        "no configuration",
+        problem=f"the node has no label {NVIDIA_CONFIG_LABEL} that chooses a configuration, and there is no default",
+    )
+
+
+def _by_name(wanted: str, names: list[str], how: str, by: str) -> _Selection:
+    origin = f'configuration "{wanted}" ({how})'
+    if wanted not in names:
+        return _Selection(origin, problem=f"{by} is {wanted!r}, which does not exist")
+    return _Selection(origin, wanted)
+
+
+def _look_at(path: Path, origin: str) -> _Reading:
+    watched = _links(path)
+    try:
+        return _Reading(origin, _content(path), watched=watched)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        return _Reading(origin, problem=f"{origin} cannot be read: {reason} ({path})", watched=watched)
+
+
+def _content(path: Path) -> bytes:
+    """At most one byte more than a configuration may have. Never waits, not even for a named pipe."""
+    with open(path, "rb", opener=_without_waiting) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode) and status.st_rdev != _NULL_DEVICE:
+            raise OSError(errno.EINVAL, "it is not a file")
+        return file.read(MAX_BYTES + 1)
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
+def _links(path: Path) -> tuple[Path, ...]:
+    """The folders in which a change can change the file: that of each link on the way to it, and its own."""
+    folders: list[Path] = []
+    current = Path.cwd() / path
+    for _ in range(_LONGEST_CHAIN):
+        # From the root on, so that `..` in a link's target is seen from a folder that is no link itself.
+        link = next((step for step in (*reversed(current.parents), current) if os.path.islink(step)), None)
+        if link is None:
+            break
+        folders.append(link.parent)
+        try:
+            target = Path(os.path.normpath(link.parent / link.readlink()))
+        except OSError:
+            break  # being replaced just now, which wakes whoever watches its folder
+        current = target / current.relative_to(link)
+    return tuple(dict.fromkeys((*folders, current.parent)))

@@ -1,0 +1,293 @@
+"""The life of one resource's server: bind, register, and again whenever the kubelet or our socket goes away.
+
+The kubelet empties the socket folder when it starts, so a restarted kubelet shows in two ways: our socket is gone,
+and kubelet.sock is another file than before. Each is looked for after every change in the folder, and once in a
+while without one. What else can end our stream is another plugin that registered the same resource.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import grpc
+import grpc.aio
+
+from deviceplugin import wire
+from deviceplugin.metrics import Metrics
+from deviceplugin.offers import Offer
+from deviceplugin.server import DevicePluginService
+from protos.deviceplugin.v1beta1 import api_pb2
+from protos.deviceplugin.v1beta1.api_pb2_grpc import DevicePluginStub, RegistrationStub
+
+log: Final = logging.getLogger(__name__)
+
+# The kubelet dials back while Register is under way, for up to 10 s (devicemanager/plugin/v1beta1/client.go).
+_REGISTER_SECONDS: Final = 15.0
+_PEER_PROBE_SECONDS: Final = 1.0
+_LOOK_SECONDS: Final = 1.0
+_FIRST_RETRY_SECONDS: Final = 0.05
+_LAST_RETRY_SECONDS: Final = 5.0
+# The kubelet opens its stream right after Register; and when it goes down, its connections close a moment before its
+# socket is replaced. Without a stream for longer than that, somebody else has the resource.
+_STREAM_SECONDS: Final = 15.0
+_DROPPED_SECONDS: Final = 2.0
+# Register again soon after the first loss; after more, leave the field to the other for long.
+_RECLAIM_SECONDS: Final = 5.0
+_CONFLICT_SECONDS: Final = 300.0
+_GRACE_SECONDS: Final = 5.0
+_WITHDRAW_SECONDS: Final = 1.0
+
+# grpcio would send the socket's path as :authority, which Go's servers refuse.
+CHANNEL_OPTIONS: Final = (("grpc.default_authority", "localhost"),)
+
+# Linux, unix(7): sun_path holds 108 bytes with its end.
+MAX_SOCKET_PATH: Final = 107
+
+
+@dataclass(frozen=True, slots=True)
+class FileIdentity:
+    """Tells a file from another that took its path."""
+
+    device: int
+    inode: int
+    changed_ns: int
+
+
+def identity(path: Path) -> FileIdentity | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return FileIdentity(found.st_dev, found.st_ino, found.st_ctime_ns)
+
+
+class Ticker:
+    """Wakes every waiter at each change in the folder, or of what is wanted; one watch serves all resources."""
+
+    def __init__(self) -> None:
+        self._next = asyncio.Event()
+
+    def tick(self) -> None:
+        self._next.set()
+        self._next = asyncio.Event()
+
+    async def wait(self, at_most_seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(at_most_seconds):
+                await self._next.wait()
+
+
+def socket_name(resource_name: str) -> str:
+    """The file name of a resource's socket: derived, not copied, so that no configured name becomes a path."""
+    return f"tasuki-{hashlib.sha256(resource_name.encode()).hexdigest()[:16]}.sock"
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What all resources' servers of a node share.
+
+    Attributes:
+        folder: Where the sockets are, ours and the kubelet's.
+        kubelet_socket: None to serve without registering.
+        state_changed: Called with the resource's name and why it is not served at present (empty if it is).
+        withdrawn: Called with the name of a resource that is no longer served, and is not to be.
+        allocated: Called after each Allocate.
+    """
+
+    folder: Path
+    kubelet_socket: Path | None
+    ticker: Ticker
+    metrics: Metrics
+    state_changed: Callable[[str, str], None]
+    withdrawn: Callable[[str], None]
+    allocated: Callable[[], None]
+
+
+class AlreadyServedError(Exception):
+    """Another live plugin answers on the socket that is to be ours."""
+
+
+class ResourceServer:
+    """Serves one resource until told to stop."""
+
+    def __init__(self, offer: Offer, surroundings: Surroundings) -> None:
+        self._around = surroundings
+        self.name = offer.name
+        self.service = DevicePluginService(offer, surroundings.metrics, surroundings.allocated)
+        self._socket = surroundings.folder / socket_name(offer.name)
+        self._registration: _Registration | None = None
+        self._drops = 0
+        self.stopping = False
+
+    def stop(self) -> None:
+        """Let `run` come to its end."""
+        self.stopping = True
+        self._around.ticker.tick()
+
+    async def run(self) -> None:
+        """Serve; return once stopped and calls under way have been answered."""
+        while not self.stopping:
+            try:
+                async with self._bound() as ours:
+                    await self._stay_registered(ours)
+            except (AlreadyServedError, OSError) as error:
+                self._state(str(error))
+                await self._pause(_LAST_RETRY_SECONDS)
+
+    async def withdraw(self, empty: Offer) -> None:
+        """Advertise nothing, so that the node's capacity falls to zero at once and not after the kubelet's grace."""
+        self.service.publish(empty)
+        # The streams hand the list to gRPC within a turn or two of the loop; give it time to leave.
+        if self.service.streams:
+            await asyncio.sleep(_WITHDRAW_SECONDS)
+
+    @contextlib.asynccontextmanager
+    async def _bound(self) -> AsyncIterator[FileIdentity]:
+        """A server on our socket, for as long as the block runs."""
+        await self._clear_path()
+        self._registration = None
+        self.service.open()
+        server = grpc.aio.server()
+        server.add_generic_rpc_handlers((self.service.handlers(),))
+        try:
+            server.add_insecure_port(f"unix:{self._socket}")
+        except RuntimeError as error:
+            raise OSError(f"cannot listen on {self._socket}: {error}") from error
+        await server.start()
+        try:
+            ours = identity(self._socket)
+            if ours is None:
+                raise OSError(f"{self._socket} vanished as soon as it was made")
+            yield ours
+        finally:
+            # Calls under way are answered within the grace; the streams would last for ever.
+            self.service.close()
+            await server.stop(_GRACE_SECONDS)
+
+    async def _clear_path(self) -> None:
+        """Remove what a dead daemon left; never what a live one serves on."""
+        if len(str(self._socket)) > MAX_SOCKET_PATH:
+            raise OSError(
+                f"the socket's path {self._socket} has {len(str(self._socket))} bytes, but {MAX_SOCKET_PATH} is the "
+                "most; use a shorter folder for --kubelet-socket"
+            )
+        if identity(self._socket) is None:
+            return
+        async with grpc.aio.insecure_channel(f"unix:{self._socket}", options=CHANNEL_OPTIONS) as channel:
+            try:
+                await DevicePluginStub(channel).GetDevicePluginOptions(api_pb2.Empty(), timeout=_PEER_PROBE_SECONDS)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is grpc.StatusCode.UNAVAILABLE:
+                    self._socket.unlink(missing_ok=True)
+                    return
+        raise AlreadyServedError(
+            f"another Tasuki daemon on this node already serves {self.name} on {self._socket.name}; stop one of them"
+        )
+
+    async def _stay_registered(self, ours: FileIdentity) -> None:
+        """Keep the kubelet informed; return when the server must be bound anew."""
+        retry_seconds = _FIRST_RETRY_SECONDS
+        while not self.stopping:
+            if not _same_file(identity(self._socket), ours):
+                log.warning("own socket is gone, binding again resource=%s", self.name)
+                return
+            if self._around.kubelet_socket is None:
+                self._state("")
+                await self._pause(_LOOK_SECONDS)
+                continue
+            kubelet = identity(self._around.kubelet_socket)
+            if kubelet is None:
+                self._registration, retry_seconds = None, _FIRST_RETRY_SECONDS
+                self._state(f"the kubelet's socket {self._around.kubelet_socket} does not exist")
+                await self._pause(_LOOK_SECONDS)
+            elif self._registration is None or self._registration.kubelet != kubelet:
+                if await self._register(self._around.kubelet_socket, kubelet):
+                    retry_seconds = _FIRST_RETRY_SECONDS
+                else:
+                    await self._pause(retry_seconds)
+                    retry_seconds = min(2 * retry_seconds, _LAST_RETRY_SECONDS)
+            else:
+                self._look_at_stream(self._registration)
+                await self._pause(_LOOK_SECONDS)
+
+    async def _register(self, kubelet_socket: Path, kubelet: FileIdentity) -> bool:
+        outcomes = self._around.metrics.registrations
+        streams_before = self.service.streams_opened
+        try:
+            async with grpc.aio.insecure_channel(f"unix:{kubelet_socket}", options=CHANNEL_OPTIONS) as channel:
+                await RegistrationStub(channel).Register(
+                    wire.register_request(self.name, self._socket.name), timeout=_REGISTER_SECONDS
+                )
+        except grpc.aio.AioRpcError as error:
+            outcomes.labels(self.name, "failed").inc()
+            self._state(f"the kubelet did not take the registration: {error.code().name}: {error.details()}")
+            return False
+        outcomes.labels(self.name, "ok").inc()
+        log.info("registered resource=%s socket=%s", self.name, self._socket.name)
+        if self._drops == 0:
+            self._state("")
+        self._registration = _Registration(kubelet, streams_before, asyncio.get_running_loop().time())
+        return True
+
+    def _look_at_stream(self, registration: "_Registration") -> None:
+        """Notice that the kubelet, though alive, listens to another plugin; see when to try again."""
+        now = asyncio.get_running_loop().time()
+        if self.service.streams:
+            registration.silent_since = None
+            if self._drops and now - registration.at > _CONFLICT_SECONDS:
+                self._drops = 0
+            if self._drops <= 1:
+                self._state("")
+            return
+        if registration.silent_since is None:
+            registration.silent_since = now
+        silent_seconds = now - registration.silent_since
+        if not registration.dropped:
+            had_stream = self.service.streams_opened > registration.streams_before
+            if silent_seconds < (_DROPPED_SECONDS if had_stream else _STREAM_SECONDS):
+                return
+            registration.dropped = True
+            self._drops += 1
+        wait_seconds = _RECLAIM_SECONDS if self._drops == 1 else _CONFLICT_SECONDS
+        self._state(
+            f"the kubelet no longer listens to us for {self.name}: another plugin has registered the same resource; "
+            f"remove one of the two (registering again after {wait_seconds:.0f} s)"
+        )
+        if silent_seconds >= wait_seconds:
+            self._registration = None
+
+    async def _pause(self, seconds: float) -> None:
+        """Until something changes in the folder, or is wanted otherwise, or the time is over."""
+        if not self.stopping:
+            await self._around.ticker.wait(seconds)
+
+    def _state(self, reason: str) -> None:
+        self._around.state_changed(self.name, reason)
+
+
+@dataclass(slots=True)
+class _Registration:
+    """A registration that the kubelet took.
+
+    Attributes:
+        kubelet: The kubelet.sock that it went through; another file there is another kubelet.
+        streams_before: How many streams had been opened before.
+        silent_since: Since when no stream is open, on the loop's clock.
+        dropped: Another plugin has the resource now.
+    """
+
+    kubelet: FileIdentity
+    streams_before: int
+    at: float
+    silent_since: float | None = None
+    dropped: bool = False
+
+
+def _same_file(one: FileIdentity | None, other: FileIdentity) -> bool:
+    """Whether a path still leads to the same file; its change time may move on."""
+    return one is not None and (one.device, one.inode) == (other.device, other.inode)

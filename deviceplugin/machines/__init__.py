@@ -1,0 +1,1 @@
+"""Descriptions of real machines, to be simulated by name."""

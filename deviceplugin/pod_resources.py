@@ -1,0 +1,63 @@
+"""Asking the kubelet which container holds which slice."""
+
+from pathlib import Path
+from typing import Final
+
+import grpc
+import grpc.aio
+
+from deviceplugin.node_status import Holder
+from protos.podresources.v1 import api_pb2, api_pb2_grpc
+
+# gRPC's own limit, 4 MiB, is about 60,000 held slices; Kubernetes' tests of this API allow 16 MiB as well.
+_LARGEST_ANSWER_BYTES: Final = 16 * 2**20
+_OPTIONS: Final = (
+    ("grpc.max_receive_message_length", _LARGEST_ANSWER_BYTES),
+    # grpcio would send the socket's path as :authority (grpc/grpc#38142).
+    ("grpc.default_authority", "localhost"),
+    # Each question is asked over a new connection: a kept one would still be backing off when the kubelet is back.
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.enable_http_proxy", 0),
+)
+
+
+class PodResourcesError(Exception):
+    """The kubelet did not say who holds what."""
+
+
+class PodResources:
+    """The kubelet's pod-resources socket."""
+
+    def __init__(self, socket: Path, timeout_seconds: float = 10.0) -> None:
+        self._socket: Final = socket
+        self._timeout_seconds: Final = timeout_seconds
+
+    async def holders(self) -> tuple[Holder, ...]:
+        """Every container with devices of any device plugin, in a stable order.
+
+        Raises:
+            PodResourcesError: There is no socket, or no usable answer within the timeout.
+        """
+        if not self._socket.exists():
+            raise PodResourcesError(f"the kubelet's socket {self._socket} is not there")
+        async with grpc.aio.insecure_channel(f"unix:{self._socket}", options=_OPTIONS) as channel:
+            stub = api_pb2_grpc.PodResourcesListerStub(channel)
+            try:
+                answer = await stub.List(api_pb2.ListPodResourcesRequest(), timeout=self._timeout_seconds)
+            except grpc.aio.AioRpcError as error:
+                raise PodResourcesError(
+                    f"the kubelet at {self._socket} did not list its pods' resources: "
+                    f"{error.code().name}: {error.details()}"
+                ) from error
+        return holders_of(answer)
+
+
+def holders_of(answer: api_pb2.ListPodResourcesResponse) -> tuple[Holder, ...]:
+    """Devices of one resource may come in several entries, one for each NUMA node; they are put together."""
+    held: dict[tuple[str, str, str, str], list[str]] = {}
+    for pod in answer.pod_resources:
+        for container in pod.containers:
+            for devices in container.devices:
+                key = (pod.namespace, pod.name, container.name, devices.resource_name)
+                held.setdefault(key, []).extend(devices.device_ids)
+    return tuple(Holder(*key, tuple(sorted(held[key]))) for key in sorted(held))

