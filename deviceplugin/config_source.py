@@ -248,7 +248,7 @@ def _look_at(path: Path, origin: str) -> _Reading:
         return _Reading(origin, _content(path), watched=watched)
     except OSError as error:
         reason = error.strerror or str(error)
-        return _Reading(origin, problem=f"{origin} cannot be read: {reason} ({path})", watched=watched)
+        return _Reading(origin, problem=f"{origin} cannot be read: {reason}", watched=watched)
 
 
 def _content(path: Path) -> bytes:
@@ -270,7 +270,8 @@ def _links(path: Path) -> tuple[Path, ...]:
     current = Path.cwd() / path
     for _ in range(_LONGEST_CHAIN):
         # From the root on, so that `..` in a link's target is seen from a folder that is no link itself.
-        link = next((step for step in (*reversed(current.parents), current) if os.path.islink(step)), None)
+        steps = (*reversed(current.parents), current)
+        link = next((step for step in steps if os.path.islink(step)), None)  # noqa: PTH114 - never raises
         if link is None:
             break
         folders.append(link.parent)

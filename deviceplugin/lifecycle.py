@@ -2,7 +2,8 @@
 
 The kubelet empties the socket folder when it starts, so a restarted kubelet shows in two ways: our socket is gone,
 and kubelet.sock is another file than before. Each is looked for after every change in the folder, and once in a
-while without one. What else can end our stream is another plugin that registered the same resource.
+while without one. Our stream also ends, in a kubelet that lives, when another plugin that registered the same resource
+goes away: the kubelet then disconnects whoever registered last.
 """
 
 import asyncio
@@ -10,7 +11,7 @@ import contextlib
 import hashlib
 import logging
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -20,30 +21,25 @@ import grpc.aio
 from deviceplugin import wire
 from deviceplugin.metrics import Metrics
 from deviceplugin.offers import Offer
+from deviceplugin.rivals import CHANNEL_OPTIONS, first_rival, is_served, plugin_sockets
 from deviceplugin.server import DevicePluginService
-from protos.deviceplugin.v1beta1 import api_pb2
-from protos.deviceplugin.v1beta1.api_pb2_grpc import DevicePluginStub, RegistrationStub
+from protos.deviceplugin.v1beta1.api_pb2_grpc import RegistrationStub
 
 log: Final = logging.getLogger(__name__)
 
 # The kubelet dials back while Register is under way, for up to 10 s (devicemanager/plugin/v1beta1/client.go).
 _REGISTER_SECONDS: Final = 15.0
-_PEER_PROBE_SECONDS: Final = 1.0
 _LOOK_SECONDS: Final = 1.0
 _FIRST_RETRY_SECONDS: Final = 0.05
 _LAST_RETRY_SECONDS: Final = 5.0
 # The kubelet opens its stream right after Register; and when it goes down, its connections close a moment before its
-# socket is replaced. Without a stream for longer than that, somebody else has the resource.
+# socket is replaced. Without a stream for longer than that, it was taken from us.
 _STREAM_SECONDS: Final = 15.0
 _DROPPED_SECONDS: Final = 2.0
-# Register again soon after the first loss; after more, leave the field to the other for long.
-_RECLAIM_SECONDS: Final = 5.0
-_CONFLICT_SECONDS: Final = 300.0
+# What the kubelet does when a stream ends, it does to whoever registered last: let it do so before we register again.
+_SETTLE_SECONDS: Final = 0.25
 _GRACE_SECONDS: Final = 5.0
 _WITHDRAW_SECONDS: Final = 1.0
-
-# grpcio would send the socket's path as :authority, which Go's servers refuse.
-CHANNEL_OPTIONS: Final = (("grpc.default_authority", "localhost"),)
 
 # Linux, unix(7): sun_path holds 108 bytes with its end.
 MAX_SOCKET_PATH: Final = 107
@@ -97,6 +93,7 @@ class Surroundings:
         state_changed: Called with the resource's name and why it is not served at present (empty if it is).
         withdrawn: Called with the name of a resource that is no longer served, and is not to be.
         allocated: Called after each Allocate.
+        own_sockets: File names of the sockets that are bound at present.
     """
 
     folder: Path
@@ -106,6 +103,7 @@ class Surroundings:
     state_changed: Callable[[str, str], None]
     withdrawn: Callable[[str], None]
     allocated: Callable[[], None]
+    own_sockets: set[str] = field(default_factory=set)
 
 
 class AlreadyServedError(Exception):
@@ -122,6 +120,8 @@ class ResourceServer:
         self._socket = surroundings.folder / socket_name(offer.name)
         self._registration: _Registration | None = None
         self._drops = 0
+        self._rival: str | None = None
+        self._neighbours: dict[str, int] = {}
         self.stopping = False
 
     def stop(self) -> None:
@@ -150,7 +150,6 @@ class ResourceServer:
     async def _bound(self) -> AsyncIterator[FileIdentity]:
         """A server on our socket, for as long as the block runs."""
         await self._clear_path()
-        self._registration = None
         self.service.open()
         server = grpc.aio.server()
         server.add_generic_rpc_handlers((self.service.handlers(),))
@@ -158,6 +157,7 @@ class ResourceServer:
             server.add_insecure_port(f"unix:{self._socket}")
         except RuntimeError as error:
             raise OSError(f"cannot listen on {self._socket}: {error}") from error
+        self._around.own_sockets.add(self._socket.name)
         await server.start()
         try:
             ours = identity(self._socket)
@@ -168,6 +168,7 @@ class ResourceServer:
             # Calls under way are answered within the grace; the streams would last for ever.
             self.service.close()
             await server.stop(_GRACE_SECONDS)
+            self._around.own_sockets.discard(self._socket.name)
 
     async def _clear_path(self) -> None:
         """Remove what a dead daemon left; never what a live one serves on."""
@@ -178,19 +179,16 @@ class ResourceServer:
             )
         if identity(self._socket) is None:
             return
-        async with grpc.aio.insecure_channel(f"unix:{self._socket}", options=CHANNEL_OPTIONS) as channel:
-            try:
-                await DevicePluginStub(channel).GetDevicePluginOptions(api_pb2.Empty(), timeout=_PEER_PROBE_SECONDS)
-            except grpc.aio.AioRpcError as error:
-                if error.code() is grpc.StatusCode.UNAVAILABLE:
-                    self._socket.unlink(missing_ok=True)
-                    return
+        if not await is_served(self._socket):
+            self._socket.unlink(missing_ok=True)
+            return
         raise AlreadyServedError(
             f"another Tasuki daemon on this node already serves {self.name} on {self._socket.name}; stop one of them"
         )
 
     async def _stay_registered(self, ours: FileIdentity) -> None:
         """Keep the kubelet informed; return when the server must be bound anew."""
+        bound_with, self._registration = self._registration, None
         retry_seconds = _FIRST_RETRY_SECONDS
         while not self.stopping:
             if not _same_file(identity(self._socket), ours):
@@ -206,14 +204,35 @@ class ResourceServer:
                 self._state(f"the kubelet's socket {self._around.kubelet_socket} does not exist")
                 await self._pause(_LOOK_SECONDS)
             elif self._registration is None or self._registration.kubelet != kubelet:
-                if await self._register(self._around.kubelet_socket, kubelet):
+                if bound_with is not None and bound_with.kubelet == kubelet:
+                    await asyncio.sleep(_SETTLE_SECONDS)
+                bound_with = None
+                if await self._may_register() and await self._register(self._around.kubelet_socket, kubelet):
                     retry_seconds = _FIRST_RETRY_SECONDS
                 else:
                     await self._pause(retry_seconds)
                     retry_seconds = min(2 * retry_seconds, _LAST_RETRY_SECONDS)
             else:
-                self._look_at_stream(self._registration)
+                await self._look_around(self._registration)
                 await self._pause(_LOOK_SECONDS)
+
+    async def _may_register(self) -> bool:
+        """Stay away while another plugin hands out our devices: to take over would be to hand them out twice."""
+        await self._look_for_rivals()
+        if self._rival is not None:
+            self._state(_conflict(self._rival, self.name))
+        return self._rival is None
+
+    async def _look_for_rivals(self) -> None:
+        """Ask the plugins that are new in the folder, and those that were rivals before."""
+        found = plugin_sockets(self._around.folder, {"kubelet.sock", *self._around.own_sockets})
+        new = {name for name, inode in found.items() if self._neighbours.get(name) != inode}
+        slices = self.service.offer.resource.slices
+        if self._rival is not None and self._rival not in found:
+            self._rival = None
+        if slices and (new or self._rival is not None):
+            self._rival = await first_rival(self._around.folder, new | {n for n in (self._rival,) if n}, slices[0])
+        self._neighbours = found
 
     async def _register(self, kubelet_socket: Path, kubelet: FileIdentity) -> bool:
         outcomes = self._around.metrics.registrations
@@ -229,36 +248,26 @@ class ResourceServer:
             return False
         outcomes.labels(self.name, "ok").inc()
         log.info("registered resource=%s socket=%s", self.name, self._socket.name)
-        if self._drops == 0:
-            self._state("")
         self._registration = _Registration(kubelet, streams_before, asyncio.get_running_loop().time())
         return True
 
-    def _look_at_stream(self, registration: "_Registration") -> None:
-        """Notice that the kubelet, though alive, listens to another plugin; see when to try again."""
+    async def _look_around(self, registration: "_Registration") -> None:
+        """Notice that the kubelet, though alive, no longer listens to us, or listens to another as well."""
+        await self._look_for_rivals()
         now = asyncio.get_running_loop().time()
         if self.service.streams:
             registration.silent_since = None
-            if self._drops and now - registration.at > _CONFLICT_SECONDS:
+            if now - registration.at > _LAST_RETRY_SECONDS:
                 self._drops = 0
-            if self._drops <= 1:
-                self._state("")
+            self._state("" if self._rival is None else _conflict(self._rival, self.name))
             return
         if registration.silent_since is None:
             registration.silent_since = now
-        silent_seconds = now - registration.silent_since
-        if not registration.dropped:
-            had_stream = self.service.streams_opened > registration.streams_before
-            if silent_seconds < (_DROPPED_SECONDS if had_stream else _STREAM_SECONDS):
-                return
-            registration.dropped = True
+        had_stream = self.service.streams_opened > registration.streams_before
+        patience_seconds = _DROPPED_SECONDS if had_stream else _STREAM_SECONDS
+        if now - registration.silent_since >= patience_seconds * 2 ** min(self._drops, 5):
             self._drops += 1
-        wait_seconds = _RECLAIM_SECONDS if self._drops == 1 else _CONFLICT_SECONDS
-        self._state(
-            f"the kubelet no longer listens to us for {self.name}: another plugin has registered the same resource; "
-            f"remove one of the two (registering again after {wait_seconds:.0f} s)"
-        )
-        if silent_seconds >= wait_seconds:
+            self._state(f"the kubelet no longer listens to us for {self.name}; registering again")
             self._registration = None
 
     async def _pause(self, seconds: float) -> None:
@@ -277,15 +286,21 @@ class _Registration:
     Attributes:
         kubelet: The kubelet.sock that it went through; another file there is another kubelet.
         streams_before: How many streams had been opened before.
-        silent_since: Since when no stream is open, on the loop's clock.
-        dropped: Another plugin has the resource now.
+        at: When, on the loop's clock.
+        silent_since: Since when no stream is open; None while one is.
     """
 
     kubelet: FileIdentity
     streams_before: int
     at: float
     silent_since: float | None = None
-    dropped: bool = False
+
+
+def _conflict(rival: str, name: str) -> str:
+    return (
+        f"another device plugin ({rival}) hands out the same devices as {name}; remove one of the two, "
+        "such as NVIDIA's DaemonSet"
+    )
 
 
 def _same_file(one: FileIdentity | None, other: FileIdentity) -> bool:

@@ -19,9 +19,15 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
-        self.driver_up = Gauge("tasuki_driver_up", "Whether the driver could be asked at the last scan.", registry=registry)
-        self.devices = Gauge("tasuki_devices", "Devices by resource and health.", ["resource", "health"], registry=registry)
-        self.slices = Gauge("tasuki_slices", "Slices by resource and health.", ["resource", "health"], registry=registry)
+        self.driver_up = Gauge(
+            "tasuki_driver_up", "Whether the driver could be asked at the last scan.", registry=registry
+        )
+        self.devices = Gauge(
+            "tasuki_devices", "Devices by resource and health.", ["resource", "health"], registry=registry
+        )
+        self.slices = Gauge(
+            "tasuki_slices", "Slices by resource and health.", ["resource", "health"], registry=registry
+        )
         self.unreadable = Gauge(
             "tasuki_devices_unreadable", "Devices that the driver counts but that never answered.", registry=registry
         )
@@ -35,9 +41,14 @@ class Metrics:
             buckets=_LATENCY_BUCKETS,
             registry=registry,
         )
-        self.allocated = Counter("tasuki_slices_allocated", "Slices handed out to containers.", ["resource"], registry=registry)
+        self.allocated = Counter(
+            "tasuki_slices_allocated", "Slices handed out to containers.", ["resource"], registry=registry
+        )
         self.registrations = Counter(
-            "tasuki_registrations", "Registrations with the kubelet by outcome.", ["resource", "outcome"], registry=registry
+            "tasuki_registrations",
+            "Registrations with the kubelet by outcome.",
+            ["resource", "outcome"],
+            registry=registry,
         )
         self.list_bytes = Gauge(
             "tasuki_list_bytes",
@@ -45,14 +56,18 @@ class Metrics:
             ["resource"],
             registry=registry,
         )
-        self.reloads = Counter("tasuki_config_reloads", "Configurations read by outcome.", ["outcome"], registry=registry)
+        self.reloads = Counter(
+            "tasuki_config_reloads", "Configurations read by outcome.", ["outcome"], registry=registry
+        )
         self.config_good = Gauge(
             "tasuki_config_good", "1 if the newest configuration is in force, 0 if an older one is.", registry=registry
         )
         self.last_xid = Gauge(
             "tasuki_last_xid", "The last XID that a GPU reported, critical or not.", ["device"], registry=registry
         )
-        self.faults = Counter("tasuki_faults", "Faults that the driver reported.", ["device", "critical"], registry=registry)
+        self.faults = Counter(
+            "tasuki_faults", "Faults that the driver reported.", ["device", "critical"], registry=registry
+        )
         self.crashes = Counter(
             "tasuki_internal_errors", "Errors of our own that the process survived.", ["where"], registry=registry
         )

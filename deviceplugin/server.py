@@ -116,6 +116,9 @@ class DevicePluginService:
         self, request: api_pb2.PreferredAllocationRequest, context: Context
     ) -> api_pb2.PreferredAllocationResponse:
         offer, started = self._offer, time.perf_counter()
+        if not self.streams:
+            # Not the kubelet, then, but a daemon that looks whether we are in its way (see rivals).
+            await context.abort(grpc.StatusCode.UNAVAILABLE, f"the kubelet does not listen to us for {offer.name}")
         try:
             chosen = [
                 offer.policy(

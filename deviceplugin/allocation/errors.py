@@ -2,8 +2,6 @@
 
 from deviceplugin.container import RefusedError
 
-from deviceplugin.container import RefusedError
-
 
 class AllocationError(RefusedError):
     """The kubelet's request cannot be answered."""

@@ -97,6 +97,14 @@ class Allocator:
             extras=cdi.extra_devices(config, nodes),
         )
 
+    def grant(self, resource: Resource, index: Mapping[str, Slice], slice_ids: Sequence[str]) -> ContainerEdits:
+        """Answer for one container.
+
+        Raises:
+            AllocationError: It cannot have what it asks for.
+        """
+        return self.edits(resource, granted(resource, slice_ids, index))
+
     def edits(self, resource: Resource, slices: Sequence[Slice]) -> ContainerEdits:
         """What is changed in the container that holds these slices; the same for every order of them.
 

@@ -9,7 +9,7 @@ from tasuki.devices.model import Slice
 # Which framework reads which, since when, and how that was checked: docs/container.md.
 BYTES: Final = "TASUKI_GPU_MEMORY_BYTES"
 TENSORFLOW: Final = "TF_FORCE_GPU_ALLOW_GROWTH"
-# The old name: the new one is not known before jaxlib 0.4.36, and later ones refuse to start with both.
+# The old name: jaxlib 0.4.13 does not know the new one, and 0.4.33 and later refuse to start with both.
 JAX: Final = "XLA_PYTHON_CLIENT_MEM_FRACTION"
 # PyTorch before 2.10 refuses to start with this option in PYTORCH_CUDA_ALLOC_CONF; in this variable it ignores it.
 PYTORCH: Final = "PYTORCH_ALLOC_CONF"

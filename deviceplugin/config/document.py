@@ -166,9 +166,11 @@ def _check_tag(event: yaml.CollectionStartEvent, kind: str, line: int) -> None:
 
 
 def _scalar(event: yaml.ScalarEvent, line: int) -> Scalar:
+    if event.tag in ("!", _TAG + "str"):
+        return str(event.value)
     if event.implicit[0]:
         return _resolved(event.value)
-    if event.implicit[1] or event.tag in ("!", _TAG + "str"):
+    if event.implicit[1]:
         return str(event.value)
     if event.tag in (_TAG + "int", _TAG + "float", _TAG + "bool", _TAG + "null"):
         return _resolved(event.value)

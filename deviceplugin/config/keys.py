@@ -137,7 +137,7 @@ def _meant(name: str, table: Table, root: Table) -> str:
     near = difflib.get_close_matches(name.lower(), spellings, n=1, cutoff=_ALIKE)
     if near:
         return f"did you mean {spellings[near[0]]!r}?"
-    lasts = {_last(place).lower(): place for place in places}
+    lasts = {_last(place).lower(): place for place in reversed(places)}
     far = difflib.get_close_matches(name.lower(), lasts, n=1, cutoff=_SURELY_ALIKE)
     if far:
         return f"did you mean {lasts[far[0]]}?"

@@ -170,13 +170,21 @@ def load(name_or_path: str) -> MachineDescription:
     """
     path = path_of(name_or_path)
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DescriptionError(f"machine description {path} cannot be read: {error}") from error
-    try:
-        return decode(text)
+        return decode(read(path))
     except DescriptionError as error:
         raise DescriptionError(f"machine description {path}: {error}") from error
+
+
+def read(path: Path) -> str:
+    """The text of a description.
+
+    Raises:
+        DescriptionError: It cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DescriptionError(f"cannot be read: {error}") from error
 
 
 def decode(text: str) -> MachineDescription:

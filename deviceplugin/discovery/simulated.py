@@ -10,8 +10,9 @@ from deviceplugin.discovery.description import (
     DescriptionError,
     FaultDescription,
     MachineDescription,
-    load,
+    decode,
     path_of,
+    read,
 )
 from deviceplugin.discovery.probing import RECOVERY_ACTIONS, Condition, reasons
 from deviceplugin.discovery.remembering import SeenGpus
@@ -27,6 +28,7 @@ _ACTION_NUMBERS: Final = {name: number for number, name in RECOVERY_ACTIONS.item
 class _Described:
     """One reading of the file; `faults` by GPU id."""
 
+    text: str
     machine: Machine
     faults: dict[str, FaultDescription]
 
@@ -42,6 +44,7 @@ class SimulatedSource:
         """
         self._path: Final = path_of(name_or_path)
         self._node: Final = node
+        self._last: _Described | None = None
         self._seen: Final = SeenGpus()
         self._uncorrected: dict[str, int] = {}
         self._reported: dict[str, Fault] = {}
@@ -108,11 +111,15 @@ class SimulatedSource:
 
     def _read(self) -> _Described:
         try:
-            description = load(str(self._path))
-            machine = machine_of(description, self._node)
+            text = read(self._path)
+            last = self._last
+            if last is None or last.text != text:
+                description = decode(text)
+                machine = machine_of(description, self._node)
+                self._last = last = _Described(text, machine, faults_of(description, machine))
         except DescriptionError as error:
-            raise DriverUnavailableError(str(error)) from error
-        return _Described(machine, faults_of(description, machine))
+            raise DriverUnavailableError(f"machine description {self._path}: {error}") from error
+        return last
 
 
 def faults_of(description: MachineDescription, machine: Machine) -> dict[str, FaultDescription]:

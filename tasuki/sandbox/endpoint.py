@@ -136,5 +136,7 @@ class Endpoint:
 
 
 def _told(method: str, error: aio.AioRpcError) -> PluginCallError:
+    """The error as Go's gRPC spells it, which is what an operator sees in a pod's status."""
     code: grpc.StatusCode = error.code()
-    return PluginCallError(f"device plugin {method} failed: {code.name}: {error.details() or 'no details'}")
+    word = "".join(part.capitalize() for part in code.name.split("_"))
+    return PluginCallError(f"device plugin {method}: rpc error: code = {word} desc = {error.details()}")

@@ -2,7 +2,7 @@
 
 import re
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, TypeVar
@@ -77,6 +77,21 @@ class Pod:
                     together[resource] = so_far
         names = sorted({*together, *largest})
         return {name: max(together.get(name, 0), largest.get(name, 0)) for name in names}
+
+
+def read_all(files: Sequence[Path]) -> list[Pod]:
+    """All pods of several files, in their order.
+
+    Raises:
+        ManifestError: Also if two pods have the same name.
+    """
+    found: dict[str, Pod] = {}
+    for file in files:
+        for pod in read_pods(file):
+            if pod.uid in found:
+                raise ManifestError(f"{file}: pod {pod} is there twice; give one of them another name")
+            found[pod.uid] = pod
+    return list(found.values())
 
 
 def read_pods(file: Path) -> list[Pod]:

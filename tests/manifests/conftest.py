@@ -61,13 +61,26 @@ def _go_together(components: Iterable[str]) -> bool:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "variant" in metafunc.fixturenames:
+    """Tests run for every variant, except those that name their own."""
+    named = any("variant" in mark.args[0] for mark in metafunc.definition.iter_markers("parametrize"))
+    if "variant" in metafunc.fixturenames and not named:
         metafunc.parametrize("variant", variants(), ids=lambda v: "+".join([v[0], *v[1]]), scope="session")
 
 
 @pytest.fixture(scope="session")
 def repository() -> Path:
     return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def deviceplugin() -> Path:
+    """The folder of its manifests."""
+    return DEVICEPLUGIN
+
+
+@pytest.fixture(scope="session")
+def all_variants() -> list[Variant]:
+    return variants()
 
 
 @pytest.fixture(scope="session")

@@ -99,6 +99,15 @@ def test_granted_slices_are_in_the_drivers_order() -> None:
     assert [s.id for s in found] == ["GPU-9::1", "GPU-10::0", "GPU-10::1"]
 
 
+def test_a_grant_is_the_edits_for_the_slices_of_these_names(configure: Configure) -> None:
+    slices = slices_of(a_device(1), 3)
+    allocator = Allocator.of(a_machine(count=2), configure("envvar"), CONTROL_NODES)
+
+    edits = allocator.grant(a_resource(*slices), by_id(*slices), ["GPU-1::2"])
+
+    assert edits.envs["NVIDIA_VISIBLE_DEVICES"] == "GPU-1"
+
+
 # --- how they reach the container ---
 
 CDI_NAMES = ("k8s.device-plugin.nvidia.com/gpu=GPU-1", "k8s.device-plugin.nvidia.com/gpu=GPU-2")
@@ -132,6 +141,7 @@ CDI_NAMES = ("k8s.device-plugin.nvidia.com/gpu=GPU-1", "k8s.device-plugin.nvidia
 )
 def test_devices_are_listed_as_each_strategy_says(
     configure: Configure,
+    *,
     strategies: list[str],
     visible: str | None,
     mounts: list[str],
@@ -328,7 +338,7 @@ def test_mps_on_a_mig_device_is_refused(configure: Configure) -> None:
     instance = a_mig_instance(0, 0)
     machine = a_machine(a_gpu(0, mig=(instance,)))
 
-    with pytest.raises(MpsOnMigError, match="use sharing.timeSlicing"):
+    with pytest.raises(MpsOnMigError, match=r"use sharing\.timeSlicing"):
         edits_of(configure("envvar"), *slices_of(instance.device, 2)[:1], machine=machine, sharing="mps")
 
 

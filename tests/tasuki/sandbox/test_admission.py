@@ -82,7 +82,7 @@ async def test_a_refused_allocate_rejects_the_pod_and_frees_what_it_had(
 
     admission = await kubelet.admit(pod("b", main={GPU: 1, "z.example.com/nic": 1}))
 
-    assert "FAILED_PRECONDITION: the cable is out" in refused.message
+    assert "code = FailedPrecondition desc = the cable is out" in refused.message
     assert admission.admitted
 
 

@@ -128,7 +128,7 @@ async def test_a_list_over_the_receive_limit_disconnects_the_plugin(kubelet: Kub
 
     await kubelet.wait_for(lambda now: now[GPU].allocatable == 0, SOON_SECONDS)
     assert isinstance(kubelet.events[-1], Disconnected)
-    assert "RESOURCE_EXHAUSTED" in kubelet.events[-1].reason
+    assert "ResourceExhausted" in kubelet.events[-1].reason
 
 
 async def test_a_second_registration_gets_the_calls(kubelet: Kubelet, plugin: Any, gpus: Gpus, pod: Any) -> None:

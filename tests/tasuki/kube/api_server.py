@@ -1,0 +1,314 @@
+"""A small Kubernetes API server over real HTTP: it keeps the protocol's rules, and breaks on demand."""
+
+import asyncio
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+Json = dict[str, Any]
+
+NODES = "/api/v1/nodes"
+ACCELERATOR_NODES = "/apis/tasuki.dev/v1alpha1/acceleratornodes"
+NODE_FEATURES = "/apis/nfd.k8s-sigs.io/v1alpha1/namespaces/gpus/nodefeatures"
+EVENTS = "/apis/events.k8s.io/v1/namespaces/default/events"
+
+TOKEN = "Bearer let-me-in"
+MICRO_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
+LABEL_VALUE = re.compile(r"(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?")
+
+
+class RefusedError(Exception):
+    def __init__(self, code: int, reason: str, message: str = "", retry_after: int = 0) -> None:
+        super().__init__(message)
+        self.code = code
+        self.reason = reason
+        self.retry_after = retry_after
+
+
+def merged(old: Any, patch: Any) -> Any:
+    """RFC 7386."""
+    if not isinstance(patch, dict):
+        return patch
+    result = dict(old) if isinstance(old, dict) else {}
+    for key, value in patch.items():
+        if value is None:
+            result.pop(key, None)
+        else:
+            result[key] = merged(result.get(key), value)
+    return result
+
+
+def check_node(node: Json) -> None:
+    for key, value in node["metadata"].get("labels", {}).items():
+        if len(value) > 63 or not LABEL_VALUE.fullmatch(value):
+            raise RefusedError(422, "Invalid", f"label {key}={value}")
+
+
+def check_event(event: Json) -> None:
+    """As kubernetes, pkg/apis/core/validation/events.go."""
+    series = event.get("series")
+    valid = (
+        MICRO_TIME.fullmatch(event["eventTime"])
+        and event["metadata"]["namespace"] == "default"
+        and 0 < len(event["note"].encode()) <= 1024
+        and 0 < len(event["reason"]) <= 128
+        and 0 < len(event["action"]) <= 128
+        and event["type"] in {"Normal", "Warning"}
+        and event["reportingController"]
+        and 0 < len(event["reportingInstance"]) <= 128
+        and (series is None or (series["count"] >= 2 and MICRO_TIME.fullmatch(series["lastObservedTime"])))
+    )
+    if not valid:
+        raise RefusedError(422, "Invalid", json.dumps(event))
+
+
+def anything(_: Json) -> None:
+    pass
+
+
+@dataclass
+class Kind:
+    """One resource, with the rules that the server holds it to."""
+
+    check: Callable[[Json], None] = anything
+    status_apart: bool = False
+    objects: dict[str, Json] = field(default_factory=dict)
+
+
+@dataclass
+class Refusal:
+    code: int
+    method: str = ""
+    path: str = ""
+    times: int = 1
+    retry_after: int = 0
+    reason: str = "Refused"
+
+
+class ApiServer:
+    """Start it, stop it, start it again on the same port.
+
+    Attributes:
+        requests: Method and path with query of each, in order.
+        refusals: Answered before anything else, while their `times` last.
+        silent: While set, requests are read and never answered.
+        oldest_version: Watching from before it is refused.
+        gone_in_stream: Whether that is told in the stream or by the HTTP status; servers do both.
+    """
+
+    def __init__(self) -> None:
+        self.kinds = {
+            NODES: Kind(check_node, status_apart=True),
+            ACCELERATOR_NODES: Kind(status_apart=True),
+            NODE_FEATURES: Kind(),
+            EVENTS: Kind(check_event),
+        }
+        self.requests: list[str] = []
+        self.bodies: list[Any] = []
+        self.refusals: list[Refusal] = []
+        self.silent = False
+        self.oldest_version = 0
+        self.gone_in_stream = True
+        self.changed = asyncio.Condition()
+        self.streams: list[web.StreamResponse] = []
+        self._version = 100
+        self._log: list[tuple[int, str, str, Json]] = []
+        self._port = 0
+        self._runner: web.AppRunner | None = None
+
+    async def start(self) -> None:
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", self._answer)
+        self._runner = web.AppRunner(app, shutdown_timeout=0.01)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", self._port)
+        await site.start()
+        self._port = self._runner.addresses[0][1]
+
+    async def stop(self) -> None:
+        if self._runner is not None:
+            for stream in self.streams:
+                self.drop(stream)
+            await self._runner.cleanup()
+            self._runner = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._port}"
+
+    def kubeconfig(self, folder: Path) -> str:
+        path = folder / "kubeconfig"
+        user = {"name": "u", "user": {"token": TOKEN.removeprefix("Bearer ")}}
+        cluster = {"name": "c", "cluster": {"server": self.url}}
+        context = {"name": "x", "context": {"cluster": "c", "user": "u", "namespace": "gpus"}}
+        config = {"users": [user], "clusters": [cluster], "contexts": [context], "current-context": "x"}
+        path.write_text(json.dumps({"apiVersion": "v1", "kind": "Config", **config}))
+        return str(path)
+
+    def drop(self, stream: web.StreamResponse) -> None:
+        """Break a watch's connection without a goodbye."""
+        request: web.BaseRequest = stream._req  # type: ignore[assignment]
+        if request.transport is not None:
+            request.transport.abort()
+
+    async def put(self, path: str, name: str, **content: Any) -> Json:
+        """Create or replace an object, as somebody else would."""
+        known = name in self.kinds[path].objects
+        metadata = {"name": name, "uid": f"uid-of-{name}", **content.pop("metadata", {})}
+        return await self._store(path, {**content, "metadata": metadata}, "MODIFIED" if known else "ADDED")
+
+    async def remove(self, path: str, name: str) -> None:
+        gone = self.kinds[path].objects.pop(name)
+        await self._note(path, gone, "DELETED")
+
+    async def bookmark(self, path: str) -> None:
+        await self._note(path, {"kind": "Node", "metadata": {}}, "BOOKMARK")
+
+    def objects(self, path: str) -> dict[str, Json]:
+        return self.kinds[path].objects
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait for something to be true, looked at after each request and change."""
+        async with asyncio.timeout(10), self.changed:
+            await self.changed.wait_for(condition)
+
+    def count(self, method: str, path: str) -> int:
+        return sum(1 for request in self.requests if request.startswith(f"{method} {path}"))
+
+    async def _store(self, path: str, stored: Json, change: str) -> Json:
+        self.kinds[path].objects[stored["metadata"]["name"]] = stored
+        return await self._note(path, stored, change)
+
+    async def _note(self, path: str, stored: Json, change: str) -> Json:
+        self._version += 1
+        stored["metadata"] = {**stored["metadata"], "resourceVersion": str(self._version)}
+        self._log.append((self._version, path, change, json.loads(json.dumps(stored))))
+        await self._announce()
+        return stored
+
+    async def _announce(self) -> None:
+        async with self.changed:
+            self.changed.notify_all()
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        self.requests.append(f"{request.method} {request.path_qs}")
+        body = await request.json() if request.can_read_body else None
+        self.bodies.append(body)
+        while self.silent:
+            await asyncio.sleep(0.01)
+        try:
+            self._refuse(request)
+            return await self._route(request, body)
+        except RefusedError as error:
+            return self._failure(error)
+        finally:
+            await self._announce()
+
+    def _refuse(self, request: web.Request) -> None:
+        if request.headers.get("Authorization") != TOKEN:
+            raise RefusedError(401, "Unauthorized")
+        for refusal in self.refusals:
+            fits = request.method.startswith(refusal.method) and request.path.startswith(refusal.path)
+            if fits and refusal.times > 0:
+                refusal.times -= 1
+                raise RefusedError(refusal.code, refusal.reason, "on demand", refusal.retry_after)
+
+    def _failure(self, error: RefusedError) -> web.Response:
+        status = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": error.code}
+        content = {**status, "reason": error.reason, "message": str(error)}
+        headers = {"Retry-After": str(error.retry_after)} if error.retry_after else {}
+        return web.json_response(content, status=error.code, headers=headers)
+
+    async def _route(self, request: web.Request, body: Any) -> web.StreamResponse:
+        path = next((p for p in self.kinds if request.path == p or request.path.startswith(f"{p}/")), None)
+        if path is None:
+            raise RefusedError(404, "NotFound", "the server could not find the requested resource")
+        name, _, subresource = request.path.removeprefix(path).removeprefix("/").partition("/")
+        if request.method == "GET" and not name:
+            return await self._list_or_watch(request, path)
+        if request.method == "POST":
+            return web.json_response(await self._create(path, body), status=201)
+        if name not in self.kinds[path].objects:
+            raise RefusedError(404, "NotFound", f"{name!r} not found")
+        if request.method in {"PATCH", "PUT"}:
+            await self._update(request, path, name, subresource, body)
+        return web.json_response(shown(request, self.kinds[path].objects[name]))
+
+    async def _create(self, path: str, body: Json) -> Json:
+        kind = self.kinds[path]
+        if body["metadata"]["name"] in kind.objects:
+            raise RefusedError(409, "AlreadyExists")
+        if kind.status_apart:
+            body.pop("status", None)
+        kind.check(body)
+        return await self._store(path, body, "ADDED")
+
+    async def _update(self, request: web.Request, path: str, name: str, subresource: str, body: Json) -> None:
+        kind = self.kinds[path]
+        old = kind.objects[name]
+        if request.method == "PUT":
+            if body["metadata"].get("resourceVersion") != old["metadata"]["resourceVersion"]:
+                raise RefusedError(409, "Conflict")
+            new = body
+        elif request.content_type == "application/merge-patch+json":
+            new = merged(old, body)
+        else:
+            raise RefusedError(415, "UnsupportedMediaType", request.content_type)
+        if kind.status_apart:
+            new = {**old, "status": new.get("status")} if subresource else {**new, "status": old.get("status")}
+        kind.check(new)
+        await self._store(path, new, "MODIFIED")
+
+    async def _list_or_watch(self, request: web.Request, path: str) -> web.StreamResponse:
+        selector = request.query.get("fieldSelector", "")
+        wanted = selector.removeprefix("metadata.name=")
+        if request.query.get("watch") == "true":
+            return await self._watch(request, path, wanted)
+        items = [shown(request, o) for n, o in self.kinds[path].objects.items() if not wanted or n == wanted]
+        return web.json_response({"metadata": {"resourceVersion": str(self._version)}, "items": items})
+
+    async def _watch(self, request: web.Request, path: str, wanted: str) -> web.StreamResponse:
+        since = int(request.query["resourceVersion"])
+        if since < self.oldest_version and not self.gone_in_stream:
+            raise RefusedError(410, "Expired", "too old resource version")
+        stream = web.StreamResponse()
+        await stream.prepare(request)
+        if since < self.oldest_version:
+            gone = {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version"}
+            await stream.write(line("ERROR", gone))
+            return stream
+        self.streams.append(stream)
+        await self._announce()
+        try:
+            async with asyncio.timeout(float(request.query["timeoutSeconds"])):
+                await self._feed(request, stream, path, wanted, since)
+        except TimeoutError:
+            pass
+        finally:
+            self.streams.remove(stream)
+        return stream
+
+    async def _feed(self, request: web.Request, stream: web.StreamResponse, path: str, wanted: str, since: int) -> None:
+        while True:
+            async with self.changed:
+                await self.changed.wait_for(lambda: bool(self._log) and self._log[-1][0] > since)
+            for version, where, change, stored in [entry for entry in self._log if entry[0] > since]:
+                since = version
+                if where == path and (change == "BOOKMARK" or stored["metadata"]["name"] == wanted):
+                    await stream.write(line(change, shown(request, stored)))
+
+
+def shown(request: web.Request, stored: Json) -> Json:
+    """The object, or its metadata alone where the client asks for that."""
+    if "as=PartialObjectMetadata" in request.headers.get("Accept", ""):
+        return {"kind": "PartialObjectMetadata", "metadata": stored["metadata"]}
+    return stored
+
+
+def line(change: str, stored: Json) -> bytes:
+    return json.dumps({"type": change, "object": stored}).encode() + b"\n"
