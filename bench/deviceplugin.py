@@ -71,20 +71,6 @@ class Kubelet(RegistrationServicer):
             return str(self.socket.parent / self.registered[resource])
 
 
-def a_machine(gpus: int, *, switches: bool = True) -> str:
-    """A machine description: GPUs in groups of four under one switch, two groups a socket."""
-    described = [
-        {
-            "model": "NVIDIA A100-SXM4-40GB",
-            "memory": "40960Mi",
-            "pci": f"0000:{0x10 * (i // 4) + 8 + i % 4:02x}:00.0",
-            "numaNode": i // 8,
-        }
-        for i in range(gpus)
-    ]
-    return json.dumps({"machine": {"product": "bench"}, "gpus": described, "switches": switches})
-
-
 @contextlib.contextmanager
 def running(*command: str, env: dict[str, str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
     with tempfile.TemporaryFile() as errors:

@@ -5,14 +5,14 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from deviceplugin.config.document import MAX_BYTES
 from deviceplugin.config.model import Config, ConfigError
-from deviceplugin.config.precedence import Overrides, load, without_effect
+from deviceplugin.config.precedence import Overrides, load, notices
 from deviceplugin.settings import Fallback
 from tasuki.kube.names import NVIDIA_CONFIG_LABEL
 from tasuki.process.watching import FolderWatch
@@ -69,7 +69,7 @@ class ConfigOutcome:
         error: Why what was read is not in force; empty if it is.
         origin: What was read, in words.
         digest: SHA-256 of its content; empty if it could not be read.
-        notices: Sentences on what is set in `config` and has no effect.
+        notices: Sentences on what `config` still asks of the operator.
     """
 
     config: Config | None
@@ -106,7 +106,7 @@ class ConfigSource:
         self._choice = name or None
         self._chosen.set()
 
-    async def outcomes(self) -> AsyncIterator[ConfigOutcome]:
+    async def outcomes(self) -> AsyncGenerator[ConfigOutcome, None]:
         """The first configuration, then one outcome for each change; never ends.
 
         Close it (`contextlib.aclosing`) when leaving it before the end of the task.
@@ -172,7 +172,7 @@ class ConfigSource:
             error=error,
             origin=reading.origin,
             digest="" if reading.problem else hashlib.sha256(reading.content).hexdigest(),
-            notices=without_effect(self._last_good) if self._last_good else (),
+            notices=notices(self._last_good) if self._last_good else (),
         )
 
     def _look(self) -> _Reading:

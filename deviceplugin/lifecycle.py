@@ -121,7 +121,7 @@ class ResourceServer:
         self._registration: _Registration | None = None
         self._drops = 0
         self._rival: str | None = None
-        self._neighbours: dict[str, int] = {}
+        self._seen: dict[tuple[str, int], float] = {}
         self.stopping = False
 
     def stop(self) -> None:
@@ -224,15 +224,18 @@ class ResourceServer:
         return self._rival is None
 
     async def _look_for_rivals(self) -> None:
-        """Ask the plugins that are new in the folder, and those that were rivals before."""
-        found = plugin_sockets(self._around.folder, {"kubelet.sock", *self._around.own_sockets})
-        new = {name for name, inode in found.items() if self._neighbours.get(name) != inode}
+        """Ask the plugins that are new in the folder, until they had time to start, and those that are rivals."""
         slices = self.service.offer.resource.slices
-        if self._rival is not None and self._rival not in found:
+        now = asyncio.get_running_loop().time()
+        found = plugin_sockets(self._around.folder, {"kubelet.sock", *self._around.own_sockets})
+        self._seen = {socket: self._seen.get(socket, now) for socket in found}
+        if self._rival is not None and self._rival not in {name for name, _ in found}:
             self._rival = None
-        if slices and (new or self._rival is not None):
-            self._rival = await first_rival(self._around.folder, new | {n for n in (self._rival,) if n}, slices[0])
-        self._neighbours = found
+        asked = {name for (name, _), since in self._seen.items() if now - since < _STREAM_SECONDS}
+        if self._rival is not None:
+            asked.add(self._rival)
+        if slices and asked:
+            self._rival = await first_rival(self._around.folder, asked, slices[0])
 
     async def _register(self, kubelet_socket: Path, kubelet: FileIdentity) -> bool:
         outcomes = self._around.metrics.registrations

@@ -27,15 +27,15 @@ CHANNEL_OPTIONS: Final = (
 )
 
 
-def plugin_sockets(folder: Path, except_for: Collection[str]) -> dict[str, int]:
-    """The other sockets in the kubelet's folder, by name, with their inodes."""
-    found = {}
+def plugin_sockets(folder: Path, except_for: Collection[str]) -> set[tuple[str, int]]:
+    """The other sockets in the kubelet's folder: names and inodes."""
+    found = set()
     for path in folder.iterdir():
         if path.name in except_for:
             continue
         try:
             if path.is_socket():
-                found[path.name] = path.stat().st_ino
+                found.add((path.name, path.stat().st_ino))
         except OSError:
             continue  # gone meanwhile
     return found

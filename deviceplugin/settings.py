@@ -152,7 +152,8 @@ _NVIDIA: Final = (
     ),
     _Option(
         "cdi_feature_flags", "cdi-feature-flags", "CDI_FEATURE_FLAGS", _words,
-        "feature flags for our CDI specification (none)", is_list=True,
+        "no effect: feature flags of the library with which NVIDIA's plugin writes CDI specifications (none)",
+        is_list=True,
     ),
     _Option(
         "cdi_disabled_hooks", "cdi-disable-hooks", "CDI_DISABLE_HOOKS", _words,
@@ -239,7 +240,7 @@ def read(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
         disabled_xids=environ.get("DP_DISABLE_HEALTHCHECKS", ""),
         enabled_xids=environ.get("DP_ENABLE_HEALTHCHECKS", ""),
         overrides=overrides,
-        notices=_notices(environ),
+        notices=_notices(fields, environ),
     )
 
 
@@ -364,9 +365,12 @@ def _is_service_link(name: str, value: str) -> bool:
     return name.endswith("_PORT") and _SERVICE_LINK_URL.match(value) is not None
 
 
-def _notices(environ: Mapping[str, str]) -> tuple[str, ...]:
+def _notices(fields: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[str, ...]:
     notices = [f"{name} has no effect: {why}" for name, why in _WITHOUT_EFFECT.items() if environ.get(name)]
     label = environ.get("NODE_LABEL", "")
     if label not in ("", NVIDIA_CONFIG_LABEL):
         notices.append(f"NODE_LABEL={label} has no effect: the label is always {NVIDIA_CONFIG_LABEL}")
+    if fields.get("cdi_feature_flags"):
+        stated = ",".join(fields["cdi_feature_flags"])
+        notices.append(f"CDI_FEATURE_FLAGS={stated} has no effect: they are for the library that NVIDIA's plugin uses")
     return tuple(notices)

@@ -236,14 +236,14 @@ FLAGS: Final = (
         "flags.useNodeFeatureAPI",
         ("use-node-feature-api",),
         ("GFD_USE_NODE_FEATURE_API", "USE_NODE_FEATURE_API"),
-        "no effect: labels are written to the Node itself",
+        "label the Node through Node Feature Discovery's NodeFeature object",
         _boolean,
     ),
     Flag(
         "flags.gfd.oneshot",
         ("oneshot",),
         ("GFD_ONESHOT",),
-        "no effect: labels are kept up to date",
+        "write the labels once, and leave them",
         _boolean,
     ),
     Flag(
@@ -257,13 +257,13 @@ FLAGS: Final = (
         "flags.gfd.sleepInterval",
         ("sleep-interval",),
         ("GFD_SLEEP_INTERVAL",),
-        "no effect: labels are written when they change",
+        "how often to look whether somebody changed the labels: 60s, 1h30m, infinite",
     ),
     Flag(
         "flags.gfd.outputFile",
         ("output-file",),
         ("GFD_OUTPUT_FILE",),
-        "no effect: labels are written to the Node itself",
+        "write the labels to this file too, for Node Feature Discovery",
     ),
     Flag(
         "flags.gfd.machineTypeFile",

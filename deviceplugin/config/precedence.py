@@ -13,7 +13,6 @@ from deviceplugin.config.model import (
     ConfigError,
     DeviceIdStrategy,
     DeviceListStrategy,
-    GfdFlags,
     MigStrategy,
     PluginFlags,
     SharingStrategy,
@@ -90,23 +89,14 @@ def apply(stated: Config, overrides: Overrides) -> Config:
     return config
 
 
-def without_effect(config: Config) -> tuple[str, ...]:
-    """A sentence on each setting that NVIDIA's software heeds, and this daemon does not."""
-    usual = GfdFlags()
-    gfd = config.flags.gfd
-    cases = (
-        (gfd.oneshot, "flags.gfd.oneshot has no effect: labels are kept up to date"),
-        (gfd.output_file, "flags.gfd.outputFile has no effect: labels are written to the Node itself"),
-        (
-            gfd.sleep_seconds != usual.sleep_seconds,
-            "flags.gfd.sleepInterval has no effect: labels are written when they change",
-        ),
-        (
-            config.flags.use_node_feature_api,
-            "flags.useNodeFeatureAPI has no effect: labels are written to the Node itself",
-        ),
+def notices(config: Config) -> tuple[str, ...]:
+    """Sentences on what a good configuration still asks of the operator."""
+    if config.sharing.strategy is not SharingStrategy.MPS:
+        return ()
+    root = config.flags.mps_root
+    return (
+        f"sharing.mps needs NVIDIA's MPS control daemon on this node, with its files under {root}; Tasuki starts none",
     )
-    return tuple(sentence for is_case, sentence in cases if is_case)
 
 
 def _overlaid(struct: Any, said: Mapping[str, Any]) -> Any:

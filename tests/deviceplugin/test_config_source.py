@@ -389,15 +389,16 @@ async def test_where_no_label_comes_the_default_is_taken_after_a_while(config_ma
         assert replicas(await following(outcomes)) == 2
 
 
-async def test_settings_without_effect_are_told(tmp_path: Path) -> None:
+async def test_notices_come_with_the_configuration(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
-    path.write_text("flags: {gfd: {oneshot: true}}")
-    source = ConfigSource(Origin(file=path), Overrides(), QUICK)
+    path.write_text("sharing: {mps: {resources: [{name: gpu, replicas: 2}]}}")
+    source = ConfigSource(Origin(file=path), Overrides(mps_root="/run/mps"), QUICK)
 
     async with contextlib.aclosing(source.outcomes()) as outcomes:
         outcome = await following(outcomes)
 
-    assert outcome.notices == ("flags.gfd.oneshot has no effect: labels are kept up to date",)
+    assert len(outcome.notices) == 1
+    assert "Tasuki starts none" in outcome.notices[0]
 
 
 async def test_being_cancelled_leaves_nothing_behind(tmp_path: Path) -> None:

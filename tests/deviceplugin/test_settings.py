@@ -184,6 +184,12 @@ def test_the_variables_of_nvidias_helm_chart_are_accepted_and_explained() -> Non
     ]
 
 
+def test_feature_flags_of_another_library_are_explained() -> None:
+    assert read(["--cdi-feature-flags=a"], {}).notices == (
+        "CDI_FEATURE_FLAGS=a has no effect: they are for the library that NVIDIA's plugin uses",
+    )
+
+
 def test_another_label_is_explained() -> None:
     assert read([], {"NODE_LABEL": "example.com/config"}).notices == (
         "NODE_LABEL=example.com/config has no effect: the label is always nvidia.com/device-plugin.config",

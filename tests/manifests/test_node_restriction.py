@@ -8,6 +8,8 @@ import pytest
 import yaml
 from cel_expr_python import cel  # type: ignore[import-untyped]  # ships no types
 
+from tasuki.kube.names import ACCELERATOR_NODE_PLURAL, NFD_NODE_NAME_LABEL, NODE_FEATURE_PREFIX
+
 NODE: Final = "worker-1"
 DAEMON: Final = "system:serviceaccount:tasuki-system:tasuki-deviceplugin"
 NOT_ASKED: Final = "not asked"
@@ -133,7 +135,7 @@ def test_others_are_not_asked(policy: Policy, user: str) -> None:
 )
 def test_an_accelerator_node_is_its_own_nodes(policy: Policy, name: str, allowed: bool) -> None:
     for old in (None, node(name)):
-        assert (policy.refusals(request("acceleratornodes"), node(name), old) == []) == allowed
+        assert (policy.refusals(request(ACCELERATOR_NODE_PLURAL), node(name), old) == []) == allowed
 
 
 @pytest.mark.parametrize(
@@ -165,6 +167,6 @@ def test_events_are_about_its_own_node(
     ],
 )
 def test_node_features_are_its_own_nodes(policy: Policy, name: str, label: str, allowed: bool) -> None:
-    metadata = {"name": f"tasuki-features-for-{name}", "labels": {"nfd.node.kubernetes.io/node-name": label}}
+    metadata = {"name": f"{NODE_FEATURE_PREFIX}{name}", "labels": {NFD_NODE_NAME_LABEL: label}}
 
     assert (policy.refusals(request("nodefeatures"), {"metadata": metadata}, None) == []) == allowed

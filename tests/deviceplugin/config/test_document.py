@@ -97,5 +97,6 @@ def test_a_value_knows_the_line_of_its_key() -> None:
     root = document.read(b"# comment\na:\n\n  b: 1\n")
 
     assert isinstance(root.value, dict)
-    assert root.value["a"].line == 2
-    assert root.value["a"].value["b"].line == 4  # type: ignore[index, call-overload, union-attr]
+    below = root.value["a"].value
+    assert isinstance(below, dict)
+    assert (root.value["a"].line, below["b"].line) == (2, 4)

@@ -6,7 +6,7 @@ import pytest
 
 from deviceplugin.config.flags import FLAGS, Flag
 from deviceplugin.config.model import Config, ConfigError, DeviceListStrategy, MigStrategy
-from deviceplugin.config.precedence import Overrides, apply, load, without_effect
+from deviceplugin.config.precedence import Overrides, apply, load, notices
 from deviceplugin.settings import read
 
 # For each setting: what the file, the variable and the flag say, and how to read the outcome.
@@ -152,15 +152,10 @@ def test_applying_nothing_changes_nothing() -> None:
     assert apply(Config(), Overrides()) == Config()
 
 
-def test_settings_without_effect_are_told() -> None:
-    config = load(
-        b"flags: {useNodeFeatureAPI: true, gfd: {oneshot: true, outputFile: /x, sleepInterval: 5s}}", Overrides()
-    )
+def test_sharing_by_mps_tells_that_it_needs_a_daemon() -> None:
+    by_mps = b"sharing: {mps: {resources: [{name: gpu, replicas: 2}]}}"
 
-    assert [notice.partition(" has no effect")[0] for notice in without_effect(config)] == [
-        "flags.gfd.oneshot",
-        "flags.gfd.outputFile",
-        "flags.gfd.sleepInterval",
-        "flags.useNodeFeatureAPI",
-    ]
-    assert without_effect(Config()) == ()
+    assert notices(Config()) == ()
+    assert notices(load(by_mps, Overrides(mps_root="/run/mps"))) == (
+        "sharing.mps needs NVIDIA's MPS control daemon on this node, with its files under /run/mps; Tasuki starts none",
+    )

@@ -4,7 +4,9 @@ import asyncio
 import json
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +98,7 @@ class ApiServer:
     Attributes:
         requests: Method and path with query of each, in order.
         refusals: Answered before anything else, while their `times` last.
-        silent: While set, requests are read and never answered.
+        answering: While it is not set, requests are read and not answered.
         oldest_version: Watching from before it is refused.
         gone_in_stream: Whether that is told in the stream or by the HTTP status; servers do both.
     """
@@ -111,7 +113,8 @@ class ApiServer:
         self.requests: list[str] = []
         self.bodies: list[Any] = []
         self.refusals: list[Refusal] = []
-        self.silent = False
+        self.answering = asyncio.Event()
+        self.answering.set()
         self.oldest_version = 0
         self.gone_in_stream = True
         self.changed = asyncio.Condition()
@@ -141,10 +144,10 @@ class ApiServer:
     def url(self) -> str:
         return f"http://127.0.0.1:{self._port}"
 
-    def kubeconfig(self, folder: Path) -> str:
+    def kubeconfig(self, folder: Path, url: str = "") -> str:
         path = folder / "kubeconfig"
         user = {"name": "u", "user": {"token": TOKEN.removeprefix("Bearer ")}}
-        cluster = {"name": "c", "cluster": {"server": self.url}}
+        cluster = {"name": "c", "cluster": {"server": url or self.url}}
         context = {"name": "x", "context": {"cluster": "c", "user": "u", "namespace": "gpus"}}
         config = {"users": [user], "clusters": [cluster], "contexts": [context], "current-context": "x"}
         path.write_text(json.dumps({"apiVersion": "v1", "kind": "Config", **config}))
@@ -199,8 +202,8 @@ class ApiServer:
         self.requests.append(f"{request.method} {request.path_qs}")
         body = await request.json() if request.can_read_body else None
         self.bodies.append(body)
-        while self.silent:
-            await asyncio.sleep(0.01)
+        await self._announce()
+        await self.answering.wait()
         try:
             self._refuse(request)
             return await self._route(request, body)
@@ -285,18 +288,20 @@ class ApiServer:
         self.streams.append(stream)
         await self._announce()
         try:
-            async with asyncio.timeout(float(request.query["timeoutSeconds"])):
-                await self._feed(request, stream, path, wanted, since)
-        except TimeoutError:
-            pass
+            with suppress(TimeoutError, ConnectionResetError):
+                async with asyncio.timeout(float(request.query["timeoutSeconds"])):
+                    await self._feed(request, stream, path, wanted, since)
         finally:
             self.streams.remove(stream)
         return stream
 
+    def _newer_than(self, version: int) -> bool:
+        return bool(self._log) and self._log[-1][0] > version
+
     async def _feed(self, request: web.Request, stream: web.StreamResponse, path: str, wanted: str, since: int) -> None:
         while True:
             async with self.changed:
-                await self.changed.wait_for(lambda: bool(self._log) and self._log[-1][0] > since)
+                await self.changed.wait_for(partial(self._newer_than, since))
             for version, where, change, stored in [entry for entry in self._log if entry[0] > since]:
                 since = version
                 if where == path and (change == "BOOKMARK" or stored["metadata"]["name"] == wanted):
