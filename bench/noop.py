@@ -7,17 +7,20 @@ import grpc
 import grpc.aio
 
 from protos.deviceplugin.v1beta1 import api_pb2
-from protos.deviceplugin.v1beta1.api_pb2_grpc import DevicePluginServicer, add_DevicePluginServicer_to_server
 
 
-class Noop(DevicePluginServicer):
-    async def Allocate(self, request: api_pb2.AllocateRequest, context: object) -> api_pb2.AllocateResponse:  # type: ignore[override]
-        return api_pb2.AllocateResponse(container_responses=[api_pb2.ContainerAllocateResponse()])
+async def allocate(request: api_pb2.AllocateRequest, context: object) -> api_pb2.AllocateResponse:
+    return api_pb2.AllocateResponse(container_responses=[api_pb2.ContainerAllocateResponse()])
 
 
 async def serve(socket: str) -> None:
     server = grpc.aio.server()
-    add_DevicePluginServicer_to_server(Noop(), server)  # type: ignore[no-untyped-call, unused-ignore]
+    handler = grpc.unary_unary_rpc_method_handler(
+        allocate, api_pb2.AllocateRequest.FromString, api_pb2.AllocateResponse.SerializeToString
+    )
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler("v1beta1.DevicePlugin", {"Allocate": handler}),)
+    )
     server.add_insecure_port(f"unix:{socket}")
     await server.start()
     await server.wait_for_termination()

@@ -188,7 +188,8 @@ class ResourceServer:
 
     async def _stay_registered(self, ours: FileIdentity) -> None:
         """Keep the kubelet informed; return when the server must be bound anew."""
-        bound_with, self._registration = self._registration, None
+        bound_with = self._registration
+        self._forget_registration()
         retry_seconds = _FIRST_RETRY_SECONDS
         while not self.stopping:
             if not _same_file(identity(self._socket), ours):
@@ -200,7 +201,8 @@ class ResourceServer:
                 continue
             kubelet = identity(self._around.kubelet_socket)
             if kubelet is None:
-                self._registration, retry_seconds = None, _FIRST_RETRY_SECONDS
+                self._forget_registration()
+                retry_seconds = _FIRST_RETRY_SECONDS
                 self._state(f"the kubelet's socket {self._around.kubelet_socket} does not exist")
                 await self._pause(_LOOK_SECONDS)
             elif self._registration is None or self._registration.kubelet != kubelet:
@@ -271,7 +273,10 @@ class ResourceServer:
         if now - registration.silent_since >= patience_seconds * 2 ** min(self._drops, 5):
             self._drops += 1
             self._state(f"the kubelet no longer listens to us for {self.name}; registering again")
-            self._registration = None
+            self._forget_registration()
+
+    def _forget_registration(self) -> None:
+        self._registration = None
 
     async def _pause(self, seconds: float) -> None:
         """Until something changes in the folder, or is wanted otherwise, or the time is over."""

@@ -13,7 +13,7 @@ from deviceplugin.pod_resources import PodResources, PodResourcesError
 from deviceplugin.targets import Known, LabelFile, NodeLabels, NodeObject, Target, now_utc
 from tasuki.kube.backoff import Backoff
 from tasuki.kube.client import Kube
-from tasuki.kube.errors import KubeError
+from tasuki.kube.errors import KubeConfigError, KubeError
 from tasuki.kube.events import EventRecorder, Occurrence
 from tasuki.kube.names import NVIDIA_CONFIG_LABEL
 from tasuki.kube.watching import DEFAULT_WATCH_TIMES, WatchTimes, follow_node
@@ -98,6 +98,8 @@ class Publisher:
     """
 
     def __init__(self, edges: NodeEdges, uniform: Uniform, times: PublisherTimes = DEFAULT_TIMES) -> None:
+        if edges.kube is not None and not edges.node_name:
+            raise KubeConfigError("with an API server the node's name is needed: set --node-name or NODE_NAME")
         self._edges: Final = edges
         self._times: Final = times
         self._uniform: Final = uniform

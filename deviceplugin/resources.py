@@ -1,9 +1,9 @@
 """Which resources a machine's GPUs become under a configuration."""
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 from deviceplugin.config.model import (
     Config,
@@ -127,12 +127,17 @@ def _offer(
     problems: list[str],
 ) -> None:
     for pattern in patterns:
-        if fnmatchcase(subject, pattern.pattern):
+        if matches(pattern.pattern, subject):
             offered[pattern.name].append(device)
             return
     problems.append(
         f"{subject!r} ({device.id}) has no resource name: left out; give it one under resources.gpus or resources.mig"
     )
+
+
+def matches(pattern: str, subject: str) -> bool:
+    """Whether a pattern of NVIDIA's configuration fits: `*` stands for anything, all else for itself."""
+    return re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), subject) is not None
 
 
 def _shared(offered: dict[str, list[Device]], sharing: Sharing, misfits: list[str]) -> list[Resource]:

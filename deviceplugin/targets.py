@@ -16,13 +16,8 @@ from deviceplugin.node_status import Holders, NodeFacts, node_status
 from tasuki.kube.accelerator_node import AcceleratorNodeStatus
 from tasuki.kube.client import Kube
 from tasuki.kube.errors import ConflictError, NotFoundError
-from tasuki.kube.names import (
-    NFD_API_GROUP,
-    NFD_API_VERSION,
-    NFD_NODE_NAME_LABEL,
-    NODE_FEATURE_PREFIX,
-)
-from tasuki.kube.objects import Node
+from tasuki.kube.names import NFD_NODE_NAME_LABEL, NODE_FEATURE_PREFIX
+from tasuki.kube.objects import Node, NodeFeature, NodeFeatureSpec, ObjectMeta, OwnerReference
 
 log: Final = logging.getLogger(__name__)
 
@@ -139,9 +134,9 @@ class NodeLabels:
         if self._feature == wanted:
             return 0
         node = seen or await self._kube.node(self._name)
-        await self._kube.set_node_feature(f"{NODE_FEATURE_PREFIX}{self._name}", node_feature(node, wanted))
+        written = await self._kube.set_node_feature(node_feature(node, wanted))
         self._feature = wanted
-        return 1
+        return int(written)
 
     def forget(self) -> None:
         self._found = None
@@ -242,20 +237,14 @@ def _replace_file(path: Path, content: bytes) -> None:
             raise
 
 
-def node_feature(node: Node, wanted: Mapping[str, str]) -> dict[str, object]:
+def node_feature(node: Node, wanted: Mapping[str, str]) -> NodeFeature:
     """A NodeFeature that goes when its node goes."""
     name = node.metadata.name
-    owner = {"apiVersion": "v1", "kind": "Node", "name": name, "uid": node.metadata.uid}
-    return {
-        "apiVersion": f"{NFD_API_GROUP}/{NFD_API_VERSION}",
-        "kind": "NodeFeature",
-        "metadata": {
-            "name": f"{NODE_FEATURE_PREFIX}{name}",
-            "labels": {NFD_NODE_NAME_LABEL: name},
-            "ownerReferences": [owner],
-        },
-        "spec": {"features": {"flags": {}, "attributes": {}, "instances": {}}, "labels": dict(wanted)},
-    }
+    owner = OwnerReference(api_version="v1", kind="Node", name=name, uid=node.metadata.uid)
+    metadata = ObjectMeta(
+        name=f"{NODE_FEATURE_PREFIX}{name}", labels={NFD_NODE_NAME_LABEL: name}, owner_references=(owner,)
+    )
+    return NodeFeature(metadata=metadata, spec=NodeFeatureSpec(labels=dict(wanted)))
 
 
 def now_utc() -> datetime:

@@ -118,9 +118,10 @@ class Allocator:
         names = [cdi.device_name(device, plugin.device_id_strategy) for device in devices]
         strategies = set(plugin.device_list_strategy)
 
-        # By UUID, because an index means another device once the runtime hides the rest of them.
-        parts = [ContainerEdits(envs={"CUDA_VISIBLE_DEVICES": ",".join(device.id for device in devices)})]
-        parts.append(ContainerEdits(envs=self._switches()))
+        parts = [ContainerEdits(envs=self._switches())]
+        if self.config.tasuki.cuda_visible_devices:
+            # An index means another device once the runtime hides the rest of them.
+            parts.append(ContainerEdits(envs={"CUDA_VISIBLE_DEVICES": ",".join(device.id for device in devices)}))
         if self.config.tasuki.memory_caps:
             parts.append(ContainerEdits(envs=caps(slices)))
         if resource.sharing is SharingStrategy.MPS and any(s.replicas > 1 for s in slices):

@@ -303,6 +303,7 @@ _HEALTH: Final = Table(
 _TASUKI: Final = Table(
     {
         "memoryCaps": Key("memory_caps", values.boolean),
+        "cudaVisibleDevices": Key("cuda_visible_devices", values.boolean),
         "rescanSeconds": Key("rescan_seconds", values.number(1, 3_600)),
         "deviceNodes": _nested("device_nodes", DeviceNodes, _DEVICE_NODES),
         "health": _nested("health", HealthOptions, _HEALTH),

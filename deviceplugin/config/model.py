@@ -97,7 +97,7 @@ class Flags(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ResourcePattern(msgspec.Struct, frozen=True):
-    """Devices whose product name or MIG profile matches `pattern` (`*` and `?`) are offered as `name`.
+    """Devices whose product name or MIG profile matches `pattern` (`*` is anything) are offered as `name`.
 
     `name` is fully qualified: `nvidia.com/gpu`.
     """
@@ -178,10 +178,12 @@ class TasukiOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         memory_caps: Tell the frameworks in a shared slice to keep to its share of the memory.
+        cuda_visible_devices: Name the container's devices in CUDA_VISIBLE_DEVICES too, by UUID.
         rescan_seconds: Time between two scans, which find changed MIG devices and lost GPUs.
     """
 
     memory_caps: bool = True
+    cuda_visible_devices: bool = True
     rescan_seconds: float = 30.0
     device_nodes: DeviceNodes = DeviceNodes()
     health: HealthOptions = HealthOptions()

@@ -20,7 +20,7 @@ from tasuki.kube.names import (
     NFD_API_GROUP,
     NFD_API_VERSION,
 )
-from tasuki.kube.objects import Node, NodeList, ObjectMeta, OwnerReference, Status, WatchEvent
+from tasuki.kube.objects import Node, NodeFeature, NodeList, ObjectMeta, OwnerReference, Status, WatchEvent
 
 if TYPE_CHECKING:
     from kubernetes.aio.client.configuration import Configuration
@@ -214,18 +214,22 @@ class Kube:
         body = {"series": {"count": count, "lastObservedTime": last_observed_time}}
         await self._call("PATCH", f"{_EVENTS.format(namespace)}/{quote(name)}", _Anything, body)
 
-    async def set_node_feature(self, name: str, node_feature: Mapping[str, object]) -> None:
-        """Put Node Feature Discovery's object into our namespace, in place of what it was before."""
+    async def set_node_feature(self, wanted: NodeFeature) -> bool:
+        """Put Node Feature Discovery's object into our namespace; False if it is there with the same labels."""
         path = _NODE_FEATURES.format(self.namespace)
+        named = f"{path}/{quote(wanted.metadata.name)}"
         try:
-            found = await self._call("GET", f"{path}/{quote(name)}", _Anything)
+            found = await self._call("GET", named, _NodeFeatureAsFound)
         except NotFoundError:
-            await self._call("POST", f"{path}?fieldManager={FIELD_MANAGER}", _Anything, node_feature)
-            return
-        version = {"resourceVersion": found.metadata.resource_version}
-        metadata = {**msgspec.convert(node_feature["metadata"], dict[str, object]), **version}
-        body = {**node_feature, "metadata": metadata}
-        await self._call("PUT", f"{path}/{quote(name)}?fieldManager={FIELD_MANAGER}", _Anything, body)
+            await self._call("POST", f"{path}?fieldManager={FIELD_MANAGER}", _Anything, msgspec.to_builtins(wanted))
+            return True
+        if found.spec.labels == wanted.spec.labels:
+            return False
+        version = found.metadata.resource_version
+        metadata = msgspec.structs.replace(wanted.metadata, resource_version=version)
+        body = msgspec.to_builtins(msgspec.structs.replace(wanted, metadata=metadata))
+        await self._call("PUT", f"{named}?fieldManager={FIELD_MANAGER}", _Anything, body)
+        return True
 
     async def _call(
         self,
@@ -287,6 +291,15 @@ class _Anything(msgspec.Struct, frozen=True):
     """An answer of which only the metadata matters."""
 
     metadata: ObjectMeta = ObjectMeta()
+
+
+class _NodeFeatureSpecAsFound(msgspec.Struct, frozen=True):
+    labels: dict[str, str] = {}
+
+
+class _NodeFeatureAsFound(msgspec.Struct, frozen=True):
+    metadata: ObjectMeta
+    spec: _NodeFeatureSpecAsFound = _NodeFeatureSpecAsFound()
 
 
 class _AcceleratorNodeAsFound(msgspec.Struct, frozen=True):

@@ -1,6 +1,8 @@
-"""The parts of Kubernetes' own objects that we read; what else they hold is passed over."""
+"""The parts of others' objects that we read and write; what else they hold is passed over."""
 
 import msgspec
+
+from tasuki.kube.names import NFD_API_GROUP, NFD_API_VERSION
 
 
 class OwnerReference(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -30,6 +32,28 @@ class Node(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 class NodeList(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     metadata: ListMeta = ListMeta()
     items: tuple[Node, ...] = ()
+
+
+class Features(msgspec.Struct, frozen=True):
+    """Raw features for NFD's own rules, of which we give none; its schema wants all three kinds."""
+
+    flags: dict[str, object] = {}
+    attributes: dict[str, object] = {}
+    instances: dict[str, object] = {}
+
+
+class NodeFeatureSpec(msgspec.Struct, frozen=True):
+    labels: dict[str, str]
+    features: Features = Features()
+
+
+class NodeFeature(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """Node Feature Discovery's object; the labels of its spec are what its node is labelled with."""
+
+    api_version: str = f"{NFD_API_GROUP}/{NFD_API_VERSION}"
+    kind: str = "NodeFeature"
+    metadata: ObjectMeta
+    spec: NodeFeatureSpec
 
 
 class StatusDetails(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):

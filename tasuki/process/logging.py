@@ -11,8 +11,11 @@ LogFormat = Literal["text", "json"]
 LEVELS: Final = ("debug", "info", "warning", "error")
 
 
-class _Text(logging.Formatter):
-    converter = time.gmtime
+class _Utc(logging.Formatter):
+    converter = staticmethod(time.gmtime)
+
+
+class _Text(_Utc):
     default_time_format = "%Y-%m-%dT%H:%M:%S"
     default_msec_format = "%s.%03dZ"
 
@@ -20,9 +23,7 @@ class _Text(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)s %(name)s %(message)s")
 
 
-class _Json(logging.Formatter):
-    converter = time.gmtime
-
+class _Json(_Utc):
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
             "time": f"{self.formatTime(record, '%Y-%m-%dT%H:%M:%S')}.{int(record.msecs):03d}Z",

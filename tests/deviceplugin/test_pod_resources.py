@@ -39,9 +39,7 @@ class Kubelet(api_pb2_grpc.PodResourcesListerServicer):
             await self._server.stop(None)
             self._server = None
 
-    async def List(
-        self, request: api_pb2.ListPodResourcesRequest, context: object
-    ) -> api_pb2.ListPodResourcesResponse:
+    async def List(self, request: api_pb2.ListPodResourcesRequest, context: object) -> api_pb2.ListPodResourcesResponse:
         await asyncio.sleep(self.answers_after_seconds)
         return api_pb2.ListPodResourcesResponse(pod_resources=self.pods)
 

@@ -21,6 +21,7 @@ from deviceplugin.resources import plan
 from protos.podresources.v1 import api_pb2, api_pb2_grpc
 from tasuki.devices.model import Place, unhealthy
 from tasuki.kube.client import Kube, connect
+from tasuki.kube.errors import KubeConfigError
 from tasuki.kube.events import Occurrence
 from tasuki.kube.watching import WatchTimes
 from tests.builders import a_gpu, a_machine
@@ -182,7 +183,7 @@ async def quiet(api: ApiServer) -> int:
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110 # a file tells nobody
+        while not condition():  # a file tells nobody
             await asyncio.sleep(0.01)
 
 
@@ -383,6 +384,26 @@ async def test_the_node_feature_api_takes_the_place_of_labels(
     assert "nvidia.com/gpu.count" not in node_labels(api)
 
 
+async def test_a_node_feature_is_looked_at_again_and_written_only_if_it_differs(
+    api: ApiServer, edges: NodeEdges, kubelet: Kubelet
+) -> None:
+    flags = msgspec.structs.replace(gfd(sleep_seconds=0.02).flags, use_node_feature_api=True)
+    async with running(Publisher(edges, longest, HASTY)) as publisher:
+        publisher.update(facts(a_machine(count=1), msgspec.structs.replace(LABELS, flags=flags)))
+        await api.until(lambda: api.count("GET", NODE_FEATURES) > 3)
+        untouched = api.count("PUT", NODE_FEATURES)
+        await api.put(NODE_FEATURES, "tasuki-features-for-n", spec={"labels": {"nvidia.com/gpu.count": "99"}})
+        await api.until(lambda: api.count("PUT", NODE_FEATURES) == 1)
+
+    assert untouched == 0
+    assert api.objects(NODE_FEATURES)["tasuki-features-for-n"]["spec"]["labels"]["nvidia.com/gpu.count"] == "1"
+
+
+async def test_an_api_server_without_a_node_name_is_refused_at_once(edges: NodeEdges) -> None:
+    with pytest.raises(KubeConfigError, match="NODE_NAME"):
+        Publisher(replace(edges, node_name=""), longest, HASTY)
+
+
 async def test_oneshot_labels_once(api: ApiServer, edges: NodeEdges, kubelet: Kubelet) -> None:
     async with running(Publisher(edges, longest, HASTY)) as publisher:
         publisher.update(facts(a_machine(count=1), gfd(oneshot=True)))
@@ -481,7 +502,7 @@ async def test_an_independent_api_server_agrees(
     nodes, objects = kmock.resource("v1/nodes"), kmock.resource("tasuki.dev/v1alpha1/acceleratornodes")
     choice = {"nvidia.com/device-plugin.config": "shared"}
     kmock.objects[nodes, None, "n"] = {"metadata": {"name": "n", "uid": "u", "labels": choice}}
-    kmock.resources[objects] = kmock_types.ResourceDict(kind="AcceleratorNode", namespaced=False)
+    kmock.resources[objects] = {}  # type: ignore[assignment]  # a partial description is allowed
     kubeconfig = ApiServer().kubeconfig(tmp_path, str(kmock.url).rstrip("/"))
     connection = await connect("auto", 2.0, {"KUBECONFIG": kubeconfig})
     async with running(Publisher(replace(edges, kube=connection), longest, HASTY)) as publisher:

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grpc
 import grpc.aio
@@ -18,6 +19,7 @@ from deviceplugin.lifecycle import Surroundings, Ticker, socket_name
 from deviceplugin.metrics import Metrics
 from deviceplugin.offers import Offer, offer
 from deviceplugin.resources import Resource
+from deviceplugin.rivals import CHANNEL_OPTIONS
 from protos.deviceplugin.v1beta1 import api_pb2
 from protos.deviceplugin.v1beta1.api_pb2_grpc import DevicePluginStub
 from tasuki.devices.model import Health, Slice, slices_of, unhealthy
@@ -26,6 +28,9 @@ from tasuki.process.watching import FolderWatch
 from tasuki.sandbox.kubelet import Kubelet
 from tasuki.sandbox.views import ResourceView
 from tests.builders import a_device
+
+if TYPE_CHECKING:
+    from protos.deviceplugin.v1beta1.api_pb2_grpc import DevicePluginAsyncStub  # exists in the stubs alone
 
 GPU = "nvidia.com/gpu"
 SECONDS = 10.0
@@ -106,13 +111,11 @@ async def serving(folder: Path, *offers: Offer, register: bool = True) -> AsyncI
 
 
 @asynccontextmanager
-async def plugin(folder: Path, name: str = GPU) -> AsyncIterator[DevicePluginStub]:
+async def plugin(folder: Path, name: str = GPU) -> AsyncIterator["DevicePluginAsyncStub"]:
     """A client of the plugin, as the kubelet is one."""
-    async with grpc.aio.insecure_channel(
-        f"unix:{folder / socket_name(name)}", options=lifecycle.CHANNEL_OPTIONS
-    ) as channel:
+    async with grpc.aio.insecure_channel(f"unix:{folder / socket_name(name)}", options=CHANNEL_OPTIONS) as channel:
         await asyncio.wait_for(channel.channel_ready(), SECONDS)
-        yield DevicePluginStub(channel)  # type: ignore[misc]  # the stub's class depends on the channel's
+        yield DevicePluginStub(channel)
 
 
 def offers(count: int, name: str = GPU) -> "Offered":
@@ -275,11 +278,13 @@ async def test_devices_of_a_live_plugin_are_not_taken_over(tmp_path: Path) -> No
 async def test_a_plugin_that_takes_the_devices_later_is_an_error_that_says_so(tmp_path: Path) -> None:
     async with Kubelet(tmp_path) as kubelet, serving(tmp_path, an_offer()) as served:
         await kubelet.wait_for(offers(2), SECONDS)
-        async with serving(tmp_path, an_offer(name="nvidia.com/x"), register=False):
-            async with plugin(tmp_path, "nvidia.com/x") as theirs:
-                stream = theirs.ListAndWatch(api_pb2.Empty(), timeout=SECONDS)
-                await anext(aiter(stream))
-                await served.until("hands out the same devices as nvidia.com/gpu; remove one of the two")
+        async with (
+            serving(tmp_path, an_offer(name="nvidia.com/x"), register=False),
+            plugin(tmp_path, "nvidia.com/x") as theirs,
+        ):
+            stream = theirs.ListAndWatch(api_pb2.Empty(), timeout=SECONDS)
+            await anext(aiter(stream))
+            await served.until("hands out the same devices as nvidia.com/gpu; remove one of the two")
         await served.until("")
 
 
@@ -410,7 +415,7 @@ async def test_calls_under_way_at_a_stop_are_answered(tmp_path: Path) -> None:
 
 
 @asynccontextmanager
-async def plugin_of(folder: Path) -> AsyncIterator[tuple[Served, DevicePluginStub]]:
+async def plugin_of(folder: Path) -> AsyncIterator[tuple[Served, "DevicePluginAsyncStub"]]:
     async with serving(folder, an_offer(), register=False) as served, plugin(folder) as stub:
         yield served, stub
 

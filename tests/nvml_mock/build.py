@@ -3,7 +3,7 @@
     from tests.nvml_mock.build import build, describe, write_kernel_files
 
     library = build(folder)                         # compiles nvml_mock.c
-    describe("dgx-a100", folder / "nvml")           # what the library answers, from TASUKI_NVML_MOCK=<that file>
+    describe("dgx-a100", folder / "nvml")           # what the library answers, from NVML_MOCK=<that file>
     write_kernel_files("dgx-a100", folder / "root") # <root>/sys and <root>/proc
 
 A process finds the library by LD_LIBRARY_PATH=<folder of the library>, or by `preload(library)` before pynvml looks
@@ -24,7 +24,7 @@ from deviceplugin.discovery.mig_profiles import parse
 from deviceplugin.discovery.simulated import condition_of, faults_of
 from deviceplugin.machine import Gpu, Machine, MigInstance
 
-ENVIRONMENT: Final = "TASUKI_NVML_MOCK"
+ENVIRONMENT: Final = "NVML_MOCK"
 SONAME: Final = "libnvidia-ml.so.1"
 _SOURCE: Final = Path(__file__).with_name("nvml_mock.c")
 _NO_INSTANCE: Final = 0xFFFFFFFF

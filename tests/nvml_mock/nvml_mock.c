@@ -1,7 +1,7 @@
 /*
  * A libnvidia-ml.so.1 without GPUs: answers NVML's public calls from a text file.
  *
- * The file is named by TASUKI_NVML_MOCK and read again whenever it was replaced. Without it there is no driver.
+ * The file is named by NVML_MOCK and read again whenever it was replaced. Without it there is no driver.
  * One item a line, columns separated by blanks (written by build.py):
  *
  *   driver <loaded 0|1> <version> <cuda, 12020>
@@ -107,7 +107,7 @@ static void parse(FILE *file)
 
 static void reload(void)
 {
-    const char *path = getenv("TASUKI_NVML_MOCK");
+    const char *path = getenv("NVML_MOCK");
     struct stat now;
     if (!path || stat(path, &now)) {
         loaded = 0;

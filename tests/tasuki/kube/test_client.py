@@ -17,6 +17,7 @@ from tasuki.kube.errors import (
     NotFoundError,
     UnavailableError,
 )
+from tasuki.kube.objects import NodeFeature, NodeFeatureSpec, ObjectMeta
 from tests.tasuki.kube.api_server import ACCELERATOR_NODES, EVENTS, NODE_FEATURES, NODES, ApiServer, Refusal
 
 STATUS = AcceleratorNodeStatus(
@@ -131,14 +132,17 @@ async def test_a_cluster_without_our_kind_is_told_what_to_apply(api: ApiServer, 
         await kube.create_accelerator_node(await kube.node("n"))
 
 
-async def test_a_node_feature_is_created_then_replaced(api: ApiServer, kube: Kube) -> None:
-    def feature(value: str) -> dict[str, object]:
-        return {"metadata": {"name": "f"}, "spec": {"labels": {value: value}}}
+async def test_a_node_feature_is_created_then_replaced_where_it_differs(api: ApiServer, kube: Kube) -> None:
+    def feature(value: str) -> NodeFeature:
+        return NodeFeature(metadata=ObjectMeta(name="f"), spec=NodeFeatureSpec(labels={"x": value}))
 
-    await kube.set_node_feature("f", feature("one"))
-    await kube.set_node_feature("f", feature("two"))
+    wrote = [await kube.set_node_feature(feature(value)) for value in ("1", "1", "2")]
 
-    assert api.objects(NODE_FEATURES)["f"]["spec"]["labels"] == {"two": "two"}
+    assert wrote == [True, False, True]
+    assert api.objects(NODE_FEATURES)["f"]["spec"] == {
+        "labels": {"x": "2"},
+        "features": {"flags": {}, "attributes": {}, "instances": {}},
+    }
 
 
 @pytest.mark.parametrize(
