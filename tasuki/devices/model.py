@@ -10,6 +10,8 @@ class DeviceKind(StrEnum):
 
     GPU = "gpu"
     MIG = "mig"
+    FPGA = "fpga"
+    VACCEL = "vaccel"
 
 
 @dataclass(frozen=True, slots=True)
