@@ -8,16 +8,18 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from deviceplugin.agent import CONFIGURATION, DRIVER, PLAN, Agent
+from deviceplugin.agent import CONFIGURATION, PLAN, Agent
 from deviceplugin.config_source import ConfigSource, Origin, Pace
 from deviceplugin.discovery import source_for
 from deviceplugin.discovery.description import DescriptionError
-from deviceplugin.discovery.source import DeviceSource
 from deviceplugin.fleet import Fleet
+from deviceplugin.gpu_kind import GpuKind
 from deviceplugin.granting import Preparation
 from deviceplugin.health import XidFilter, XidListError, xid_filter
+from deviceplugin.kind import Kind
+from deviceplugin.kind_loop import KindLoop, Outlets
 from deviceplugin.lifecycle import Surroundings, Ticker
 from deviceplugin.metrics import Metrics
 from deviceplugin.pod_resources import PodResources
@@ -49,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
     process_logging.configure(settings.log_level, settings.log_format)
     try:
         critical = xid_filter(settings.disabled_xids, settings.enabled_xids)
-        source = source_for(settings.simulate, node=settings.node_name)
+        kinds = [_gpu_kind(settings)]
     except (XidListError, DescriptionError) as error:
         log.error("bad setting error=%r", str(error))  # noqa: TRY400 - the sentence says it all
         return 2
@@ -57,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
         log.warning("setting notice=%r", notice)
     log.info("starting version=%s node=%s simulated=%s", __version__, settings.node_name, settings.simulate or "no")
     try:
-        run_until_stopped(lambda stop: serve(settings, source, critical, stop))
+        run_until_stopped(lambda stop: serve(settings, kinds, critical, stop))
     except KubeConfigError as error:
         log.error("bad Kubernetes configuration error=%r", str(error))  # noqa: TRY400 - the sentence says it all
         return 2
@@ -68,10 +70,16 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-async def serve(settings: Settings, source: DeviceSource, critical: XidFilter, stop: asyncio.Event) -> None:
+def _gpu_kind(settings: Settings) -> GpuKind:
+    source = source_for(settings.simulate, node=settings.node_name)
+    simulated = settings.simulate is not None
+    return GpuKind(source, Preparation(settings.cdi_root, settings.cdi_disabled_hooks, simulated=simulated))
+
+
+async def serve(settings: Settings, kinds: Sequence[Kind[Any]], critical: XidFilter, stop: asyncio.Event) -> None:
     """Put all parts together and run them until `stop`."""
     metrics = Metrics()
-    readiness = Readiness(CONFIGURATION, DRIVER, PLAN)
+    readiness = Readiness(CONFIGURATION, *(f"{kind.name} driver" for kind in kinds), PLAN)
     heartbeat = Heartbeat()
     ticker = Ticker()
     folder = (settings.kubelet_socket or _KUBELET_SOCKET).parent
@@ -104,17 +112,19 @@ async def serve(settings: Settings, source: DeviceSource, critical: XidFilter, s
                 )
             watch = stack.enter_context(FolderWatch([folder]))
             async with asyncio.TaskGroup() as group:
+
+                def changed() -> None:
+                    agent.serve()
+
+                outlets = Outlets(metrics, readiness, critical, changed, publisher.record)
+                loops = [KindLoop(kind, outlets) for kind in kinds]
                 agent = Agent(
-                    source=source,
+                    loops=loops,
                     configs=configs,
-                    prepare=Preparation(
-                        settings.cdi_root, settings.cdi_disabled_hooks, simulated=settings.simulate is not None
-                    ).prepare,
                     fleet=Fleet(surroundings, group.create_task),
                     publisher=publisher,
                     metrics=metrics,
                     readiness=readiness,
-                    critical=critical,
                 )
                 background = [group.create_task(heartbeat.beat()), group.create_task(_tick(watch, ticker))]
                 await agent.run(stop)

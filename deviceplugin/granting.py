@@ -11,7 +11,7 @@ from deviceplugin.allocation.gpu import Allocator, granted
 from deviceplugin.allocation.nodes import CONTROL_NODES
 from deviceplugin.cdi_files import CdiFileError, DriverFilesMissingError, device_nodes, host_files, write_specs
 from deviceplugin.config.model import Config, DeviceListStrategy
-from deviceplugin.container import ContainerEdits, RefusedError
+from deviceplugin.container import ContainerEdits
 from deviceplugin.machine import Machine
 from deviceplugin.offers import Grant
 from deviceplugin.resources import Resource
@@ -72,12 +72,3 @@ class Preparation:
             return host_files(driver_root, dev_root, machine.driver_version)
         except DriverFilesMissingError as error:
             raise NotPreparedError(str(error)) from error
-
-
-def refuse_all(reason: str) -> Grant:
-    """The decision while the node is not prepared."""
-
-    def refuse(_resource: Resource, _slices: Mapping[str, Slice], _slice_ids: Sequence[str]) -> ContainerEdits:
-        raise RefusedError(reason)
-
-    return refuse

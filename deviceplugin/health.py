@@ -1,11 +1,11 @@
 """Which devices may be handed out, from the faults that the driver reports and the probes that follow."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 from deviceplugin.machine import Gpu, Machine
-from tasuki.devices.model import Health, unhealthy
+from tasuki.devices.model import Device, Health, unhealthy
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,13 +13,13 @@ class Fault:
     """One report of the driver.
 
     Attributes:
-        gpu: The physical GPU's id; None where the driver could not say which, so that it may be any.
+        device: The physical device's id; None where the driver could not say which, so that it may be any.
         gi: The GPU instance that it happened in; None if it is the whole GPU's.
         ci: The compute instance; None if it is the whole GPU instance's.
         xid: NVIDIA's error number; None for a fault that is none, such as a GPU that does not answer.
     """
 
-    gpu: str | None
+    device: str | None
     reason: str
     xid: int | None = None
     gi: int | None = None
@@ -94,9 +94,9 @@ class Ailment:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What an ailment is about: a GPU, one of its GPU instances, or one compute instance of that."""
+    """What an ailment is about: a physical device, one of a GPU's GPU instances, or one compute instance of that."""
 
-    gpu: str
+    device: str
     gi: int | None = None
     ci: int | None = None
 
@@ -111,29 +111,33 @@ class HealthBook:
     ailments: Mapping[Part, Ailment] = field(default_factory=dict)
 
     @property
-    def ailing_gpus(self) -> tuple[str, ...]:
-        return tuple(sorted({part.gpu for part in self.ailments}))
+    def ailing(self) -> tuple[str, ...]:
+        """The physical devices, in order."""
+        return tuple(sorted({part.device for part in self.ailments}))
 
 
-def record(book: HealthBook, fault: Fault, machine: Machine, critical: XidFilter) -> HealthBook:
-    """Write down a fault, unless it is an application's own. An older ailment of the part starts over."""
+def record(book: HealthBook, fault: Fault, present: Collection[str], critical: XidFilter) -> HealthBook:
+    """Write down a fault, unless it is an application's own. An older ailment of the part starts over.
+
+    `present` are the ids of all physical devices.
+    """
     if fault.xid is not None and not critical.is_critical(fault.xid):
         return book
-    # Where the driver cannot say which GPU it was, every one may be it.
-    gpus = [g.device.id for g in machine.gpus] if fault.gpu is None else [fault.gpu]
-    new = {Part(gpu, fault.gi, fault.ci): Ailment(fault.reason) for gpu in gpus}
+    # Where the driver cannot say which device it was, every one may be it.
+    devices = present if fault.device is None else [fault.device]
+    new = {Part(device, fault.gi, fault.ci): Ailment(fault.reason) for device in devices}
     return HealthBook({**book.ailments, **new})
 
 
-def probed(book: HealthBook, gpu: str, finding: str, now: float, recovery_seconds: float) -> HealthBook:
+def probed(book: HealthBook, device: str, finding: str, now: float, recovery_seconds: float) -> HealthBook:
     """Take in a probe's finding (empty if it found nothing) and end what has been well for long enough.
 
-    That a GPU answers proves little: after most faults it does. So one probe that finds something starts the
+    That a device answers proves little: after most faults it does. So one probe that finds something starts the
     probation over, and `recovery_seconds` of 0 never ends it.
     """
     ailments = dict(book.ailments)
     for part, ailment in book.ailments.items():
-        if part.gpu != gpu:
+        if part.device != device:
             continue
         if finding:
             ailments[part] = replace(ailment, well_since=None)
@@ -151,7 +155,7 @@ def judged(machine: Machine, book: HealthBook) -> Machine:
 
 def _judged_gpu(gpu: Gpu, book: HealthBook) -> Gpu:
     mine = sorted(
-        ((part, ailment) for part, ailment in book.ailments.items() if part.gpu == gpu.device.id),
+        ((part, ailment) for part, ailment in book.ailments.items() if part.device == gpu.device.id),
         key=lambda item: (item[0].gi is not None, item[0].ci is not None, item[0].gi or 0, item[0].ci or 0),
     )
     # A whole GPU is handed out as one, so a fault in any part of it counts against it.
@@ -177,6 +181,12 @@ def _first(found: Health, ailments: list[Ailment]) -> Health:
     if not found.healthy or not ailments:
         return found
     return unhealthy(ailments[0].reason)
+
+
+def judged_device(device: Device, book: HealthBook) -> Device:
+    """A device that has no parts of its own, with its health as the book tells of the physical one."""
+    ailments = [ailment for part, ailment in book.ailments.items() if part.device == device.physical]
+    return replace(device, health=_first(device.health, ailments))
 
 
 def all_unhealthy(machine: Machine, reason: str) -> Machine:

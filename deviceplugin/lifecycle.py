@@ -244,9 +244,9 @@ class ResourceServer:
         streams_before = self.service.streams_opened
         try:
             async with grpc.aio.insecure_channel(f"unix:{kubelet_socket}", options=CHANNEL_OPTIONS) as channel:
-                await RegistrationStub(channel).Register(
-                    wire.register_request(self.name, self._socket.name), timeout=_REGISTER_SECONDS
-                )
+                needs_start = self.service.offer.start is not None
+                request = wire.register_request(self.name, self._socket.name, pre_start_required=needs_start)
+                await RegistrationStub(channel).Register(request, timeout=_REGISTER_SECONDS)
         except grpc.aio.AioRpcError as error:
             outcomes.labels(self.name, "failed").inc()
             self._state(f"the kubelet did not take the registration: {error.code().name}: {error.details()}")

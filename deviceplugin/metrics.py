@@ -1,14 +1,14 @@
 """What the device plugin counts for Prometheus."""
 
 from collections import Counter as Tally
-from collections.abc import Iterable
+from collections.abc import Iterator
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
-from deviceplugin.machine import Machine
-from deviceplugin.resources import Resource
-from tasuki.devices.model import Health
+from deviceplugin.offers import Offer
 
 # Allocate is answered within a millisecond or two; what takes longer than a second is broken.
 _LATENCY_BUCKETS: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
@@ -19,17 +19,13 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
+        self.offering = _Offering()
+        registry.register(self.offering)
         self.driver_up = Gauge(
-            "tasuki_driver_up", "Whether the driver could be asked at the last scan.", registry=registry
+            "tasuki_driver_up", "Whether the driver could be asked at the last scan.", ["kind"], registry=registry
         )
-        self.devices = Gauge(
-            "tasuki_devices", "Devices by resource and health.", ["resource", "health"], registry=registry
-        )
-        self.slices = Gauge(
-            "tasuki_slices", "Slices by resource and health.", ["resource", "health"], registry=registry
-        )
-        self.unreadable = Gauge(
-            "tasuki_devices_unreadable", "Devices that the driver counts but that never answered.", registry=registry
+        self.problems = Gauge(
+            "tasuki_problems", "Devices, or parts of the configuration, that are left out.", ["kind"], registry=registry
         )
         self.requests = Counter(
             "tasuki_requests", "Calls of the kubelet by outcome.", ["resource", "method", "outcome"], registry=registry
@@ -50,12 +46,6 @@ class Metrics:
             ["resource", "outcome"],
             registry=registry,
         )
-        self.list_bytes = Gauge(
-            "tasuki_list_bytes",
-            "Size of the list that the kubelet gets; it refuses 4 MiB.",
-            ["resource"],
-            registry=registry,
-        )
         self.reloads = Counter(
             "tasuki_config_reloads", "Configurations read by outcome.", ["outcome"], registry=registry
         )
@@ -72,23 +62,29 @@ class Metrics:
             "tasuki_internal_errors", "Errors of our own that the process survived.", ["where"], registry=registry
         )
 
-    def machine_scanned(self, machine: Machine) -> None:
-        self.driver_up.set(1)
-        self.unreadable.set(len(machine.unreadable))
 
-    def resources_offered(self, resources: Iterable[Resource]) -> None:
-        """Set the gauges to what is offered now; resources that are gone leave no series behind."""
-        self.devices.clear()
-        self.slices.clear()
-        for resource in resources:
-            slices = Tally(_word(s.device.health) for s in resource.slices)
-            devices = Tally(
-                _word(health) for health in {s.device.id: s.device.health for s in resource.slices}.values()
-            )
-            for word in ("healthy", "unhealthy"):
-                self.slices.labels(resource.name, word).set(slices[word])
-                self.devices.labels(resource.name, word).set(devices[word])
+class _Offering(Collector):
+    """What is offered at present, as gauges; resources that are gone leave no series behind.
 
+    Attributes:
+        offers: Replaced as a whole, so that a scrape sees all of one moment.
+    """
 
-def _word(health: Health) -> str:
-    return "healthy" if health.healthy else "unhealthy"
+    def __init__(self) -> None:
+        self.offers: tuple[Offer, ...] = ()
+
+    def collect(self) -> Iterator[Metric]:
+        devices = GaugeMetricFamily("tasuki_devices", "Devices by resource and health.", labels=["resource", "health"])
+        slices = GaugeMetricFamily("tasuki_slices", "Slices by resource and health.", labels=["resource", "health"])
+        sizes = GaugeMetricFamily(
+            "tasuki_list_bytes", "Size of the list that the kubelet gets; it refuses 4 MiB.", labels=["resource"]
+        )
+        for offer in self.offers:
+            of_slices = Tally(s.device.health.healthy for s in offer.resource.slices)
+            healths = {s.device.id: s.device.health.healthy for s in offer.resource.slices}
+            of_devices = Tally(healths.values())
+            for word, healthy in (("healthy", True), ("unhealthy", False)):
+                slices.add_metric([offer.name, word], of_slices[healthy])
+                devices.add_metric([offer.name, word], of_devices[healthy])
+            sizes.add_metric([offer.name], len(offer.listed))
+        yield from (devices, slices, sizes)

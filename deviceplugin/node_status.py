@@ -1,8 +1,8 @@
 """What a node publishes in its AcceleratorNode."""
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import combinations
 from typing import Final
@@ -10,7 +10,7 @@ from typing import Final
 from deviceplugin.config.model import Config, SharingStrategy
 from deviceplugin.machine import Gpu, Machine
 from deviceplugin.resources import Plan, Resource
-from tasuki.devices.model import Device, index_order
+from tasuki.devices.model import Device, DeviceKind, index_order
 from tasuki.devices.topology import Link, Topology, best_link
 from tasuki.kube.accelerator_node import (
     HOLDERS_KNOWN,
@@ -20,6 +20,7 @@ from tasuki.kube.accelerator_node import (
     DevicePair,
     DeviceSlices,
     DeviceStatus,
+    FunctionStatus,
     LinkStatus,
     ObservedConfiguration,
     ResourceStatus,
@@ -54,17 +55,50 @@ class Holders:
 
 
 @dataclass(frozen=True, slots=True)
+class Loaded:
+    """What a reprogrammable device holds, and could hold.
+
+    Attributes:
+        interface: What an image must be made for; empty if unknown.
+        function: The function in it, by the catalogue's name; empty if none of them.
+        claimed: Whether containers hold it, so that it cannot be reprogrammed.
+        seconds: By function that could be programmed into it, how long that takes.
+    """
+
+    interface: str = ""
+    function: str = ""
+    claimed: bool = False
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class KindFacts:
+    """What is published of devices that are no GPUs.
+
+    Attributes:
+        loaded: Of reprogrammable ones, by device id.
+        labels: For the node.
+    """
+
+    devices: tuple[Device, ...]
+    resources: tuple[Resource, ...]
+    loaded: Mapping[str, Loaded] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class NodeFacts:
     """Everything that the daemon knows of its node and publishes.
 
     Attributes:
-        machine: With each device's health as judged.
+        machine: The GPUs, with each device's health as judged.
         plan: The machine's, under `config`.
         origin: Where the configuration in force was read.
         digest: Of its content.
         problems: Sentences for the operator, besides the plan's.
         trouble: Why the node's devices are not being offered; empty if they are.
         trouble_reason: The same in one CamelCase word.
+        others: One for each other kind.
     """
 
     machine: Machine
@@ -75,6 +109,12 @@ class NodeFacts:
     problems: tuple[str, ...] = ()
     trouble: str = ""
     trouble_reason: str = "NotServing"
+    others: tuple[KindFacts, ...] = ()
+
+    @property
+    def resources(self) -> tuple[Resource, ...]:
+        """Of all kinds, sorted by name."""
+        return tuple(sorted((*self.plan.resources, *(r for o in self.others for r in o.resources)), key=_by_name))
 
 
 def node_status(
@@ -98,8 +138,11 @@ def node_status(
         driver_version=facts.machine.driver_version,
         cuda_version=f"{cuda_major}.{cuda_minor}" if facts.machine.driver_version else "",
         configuration=ObservedConfiguration(origin=facts.origin, digest=facts.digest),
-        devices=tuple(status for gpu in facts.machine.gpus for status in _devices(gpu)),
-        links=_links([gpu.device for gpu in facts.machine.gpus], facts.machine.topology),
+        devices=(
+            *(status for gpu in facts.machine.gpus for status in _devices(gpu)),
+            *(_other(device, kind.loaded.get(device.id)) for kind in facts.others for device in kind.devices),
+        ),
+        links=_links(_linked(facts), facts.machine.topology),
         resources=resources,
         problems=tuple(dict.fromkeys((*facts.plan.problems, *facts.problems))),
         conditions=_conditions(facts, holders, summary, previous, now),
@@ -124,6 +167,41 @@ def _devices(gpu: Gpu) -> list[DeviceStatus]:
     return [whole, *(_partition(instance.device) for instance in gpu.mig)]
 
 
+def _other(device: Device, loaded: Loaded | None) -> DeviceStatus:
+    place = device.place
+    return DeviceStatus(
+        id=device.id,
+        kind=device.kind,
+        index=device.index,
+        model=device.model,
+        memory_bytes=device.memory_bytes,
+        healthy=device.health.healthy,
+        reason=device.health.reason,
+        numa_node=place.numa_node,
+        pcie_root=place.pcie_root,
+        pci_address=place.pci_address,
+        pcie_path=place.pcie_path,
+        parent=device.parent or "",
+        interface=loaded.interface if loaded else "",
+        function=loaded.function if loaded else "",
+        claimed=loaded.claimed if loaded else False,
+        functions=tuple(
+            FunctionStatus(name=name, programming_seconds=seconds)
+            for name, seconds in (sorted(loaded.seconds.items()) if loaded else ())
+        ),
+    )
+
+
+def _linked(facts: NodeFacts) -> list[Device]:
+    """What has a place of its own: whole GPUs, and one region for each FPGA card."""
+    cards: dict[str, Device] = {}
+    for kind in facts.others:
+        for device in kind.devices:
+            if device.place.pcie_path:
+                cards.setdefault(device.physical, device)
+    return [*(gpu.device for gpu in facts.machine.gpus), *cards.values()]
+
+
 def _partition(device: Device) -> DeviceStatus:
     return DeviceStatus(
         id=device.id,
@@ -141,7 +219,9 @@ def _partition(device: Device) -> DeviceStatus:
 def _links(devices: Sequence[Device], topology: Topology) -> tuple[LinkStatus, ...]:
     """Every pair of whole devices by its best link, the fastest first; pairs in the driver's order."""
     pairs: dict[Link, list[DevicePair]] = defaultdict(list)
-    for one, other in combinations(sorted(devices, key=index_order), 2):
+    for one, other in combinations(
+        sorted(devices, key=lambda d: (d.kind != DeviceKind.GPU, d.kind, index_order(d))), 2
+    ):
         pairs[best_link(topology, one, other)].append(DevicePair(origin=one.id, target=other.id))
     return tuple(
         LinkStatus(
@@ -160,19 +240,24 @@ def _resources(facts: NodeFacts, holders: Sequence[Holder]) -> tuple[ResourceSta
     for holder in sorted(holders, key=lambda h: (h.resource, h.namespace, h.pod, h.container, h.slice_ids)):
         by_resource[holder.resource].append(holder)
     room = _Room(MOST_LISTED_SLICES)
-    offered = {resource.name: resource for resource in facts.plan.resources}
-    ours = {s.id for r in facts.plan.resources for s in r.slices} | {d.id for d in _all_devices(facts.machine)}
+    offered = {resource.name: resource for resource in facts.resources}
+    ours = {s.id for r in facts.resources for s in r.slices} | {d.id for d in _all_devices(facts)}
     left = [
         Resource(name, ())
         for name in sorted(by_resource.keys() - offered.keys())
         if any(slice_id in ours for holder in by_resource[name] for slice_id in holder.slice_ids)
     ]
-    everything = (*facts.plan.resources, *left)
+    everything = (*facts.resources, *left)
     return tuple(_resource(resource, by_resource.get(resource.name, []), room) for resource in everything)
 
 
-def _all_devices(machine: Machine) -> list[Device]:
-    return [device for gpu in machine.gpus for device in (gpu.device, *(i.device for i in gpu.mig))]
+def _all_devices(facts: NodeFacts) -> list[Device]:
+    of_gpus = [device for gpu in facts.machine.gpus for device in (gpu.device, *(i.device for i in gpu.mig))]
+    return [*of_gpus, *(device for kind in facts.others for device in kind.devices)]
+
+
+def _by_name(resource: Resource) -> str:
+    return resource.name
 
 
 def _resource(resource: Resource, holders: Sequence[Holder], room: "_Room") -> ResourceStatus:

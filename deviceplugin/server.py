@@ -93,7 +93,7 @@ class DevicePluginService:
         )
 
     async def GetDevicePluginOptions(self, _request: api_pb2.Empty, _context: Context) -> api_pb2.DevicePluginOptions:
-        return wire.options()
+        return wire.options(pre_start_required=self._offer.start is not None)
 
     async def ListAndWatch(self, _request: api_pb2.Empty, _context: Context) -> AsyncIterator[bytes]:
         """Send the list now and after each change; gRPC cancels this when the kubelet hangs up."""
@@ -149,10 +149,12 @@ class DevicePluginService:
     async def PreStartContainer(
         self, request: api_pb2.PreStartContainerRequest, context: Context
     ) -> api_pb2.PreStartContainerResponse:
-        """Our options do not ask for it; a kubelet that calls all the same gets a yes for slices that exist."""
-        started = time.perf_counter()
+        """Prepare slices where their kind asks for it; elsewhere, a kubelet that calls all the same gets a yes."""
+        offer, started = self._offer, time.perf_counter()
         try:
-            _named(self._offer, request.devices_ids)
+            _named(offer, request.devices_ids)
+            if offer.start is not None:
+                await offer.start(offer.resource, offer.slices, list(request.devices_ids))
         except RefusedError as error:
             await self._refuse(context, "PreStartContainer", str(error))
         self._answered("PreStartContainer", started)

@@ -22,14 +22,17 @@ class ListTooLargeError(ValueError):
     """More slices than one message to the kubelet can hold."""
 
 
-def options() -> api_pb2.DevicePluginOptions:
-    """What every plugin of ours says of itself: preferred allocation yes, PreStartContainer not needed."""
-    return api_pb2.DevicePluginOptions(get_preferred_allocation_available=True)
+def options(*, pre_start_required: bool) -> api_pb2.DevicePluginOptions:
+    """What a plugin of ours says of itself; it always has a preference."""
+    return api_pb2.DevicePluginOptions(get_preferred_allocation_available=True, pre_start_required=pre_start_required)
 
 
-def register_request(resource_name: str, endpoint: str) -> api_pb2.RegisterRequest:
+def register_request(resource_name: str, endpoint: str, *, pre_start_required: bool) -> api_pb2.RegisterRequest:
     return api_pb2.RegisterRequest(
-        version=API_VERSION, endpoint=endpoint, resource_name=resource_name, options=options()
+        version=API_VERSION,
+        endpoint=endpoint,
+        resource_name=resource_name,
+        options=options(pre_start_required=pre_start_required),
     )
 
 

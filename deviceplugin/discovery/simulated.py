@@ -141,4 +141,4 @@ def condition_of(fault: FaultDescription) -> Condition:
 
 
 def _fault(gpu: Gpu, xid: int, fault: FaultDescription) -> Fault:
-    return Fault(gpu=gpu.device.id, reason=f"XID {xid}", xid=xid, gi=fault.gi, ci=fault.ci)
+    return Fault(device=gpu.device.id, reason=f"XID {xid}", xid=xid, gi=fault.gi, ci=fault.ci)

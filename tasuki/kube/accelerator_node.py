@@ -30,6 +30,13 @@ class ObservedConfiguration(msgspec.Struct, frozen=True, kw_only=True, rename="c
     digest: str
 
 
+class FunctionStatus(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """A function that could be programmed into a device, and how long that takes."""
+
+    name: str
+    programming_seconds: float
+
+
 class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
     """One device, or one partition of it.
 
@@ -39,6 +46,10 @@ class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True, rename="camel", om
         reason: Why it is not healthy.
         numa_node: None where the firmware does not say.
         pcie_path: From the root complex down to the device.
+        interface: What an image for it must be made for; only of reprogrammable devices, as all that follows.
+        function: The function that is in it, by the catalogue's name.
+        claimed: Containers hold it, so that it cannot be reprogrammed.
+        functions: What it could be programmed with.
     """
 
     id: str
@@ -54,6 +65,10 @@ class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True, rename="camel", om
     pcie_path: tuple[str, ...] = ()
     parent: str = ""
     profile: str = ""
+    interface: str = ""
+    function: str = ""
+    claimed: bool = False
+    functions: tuple[FunctionStatus, ...] = ()
 
 
 class DevicePair(msgspec.Struct, frozen=True, kw_only=True, rename={"origin": "from", "target": "to"}):

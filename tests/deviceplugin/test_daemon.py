@@ -241,13 +241,13 @@ async def test_a_node_without_a_driver_stays_up_and_says_so(folder: Path) -> Non
     env = {"LD_LIBRARY_PATH": str(library.parent), nvml_mock.ENVIRONMENT: str(state)}
     nvml_mock.describe(machine_of_t4(), state, loaded=False)
     async with daemon(folder, env=env) as running:
-        await running.answers("/readyz", "[-]driver")
-        await running.answers("/metrics", "tasuki_driver_up 0.0")
+        await running.answers("/readyz", "[-]gpu driver")
+        await running.answers("/metrics", 'tasuki_driver_up{kind="gpu"} 0.0')
         assert await running.answers("/healthz", "ok")
 
         nvml_mock.describe(machine_of_t4(), state)
         await running.kubelet.wait_for(healthy(1), SECONDS)
-        await running.answers("/metrics", "tasuki_driver_up 1.0")
+        await running.answers("/metrics", 'tasuki_driver_up{kind="gpu"} 1.0')
 
 
 def machine_of_t4() -> MachineDescription:

@@ -9,6 +9,7 @@ from deviceplugin.machine import Machine
 from tests.builders import a_gpu, a_machine, a_mig_instance
 
 MACHINE = a_machine(a_gpu(0), a_gpu(1, mig=(a_mig_instance(1, 0), a_mig_instance(1, 1))))
+PRESENT = ("GPU-0", "GPU-1")
 ALL = XidFilter()
 
 
@@ -19,7 +20,7 @@ def fault(gpu: str | None = "GPU-0", *, xid: int | None = 79, gi: int | None = N
 def book_of(*faults: Fault, critical: XidFilter = ALL) -> HealthBook:
     book = HealthBook()
     for each in faults:
-        book = record(book, each, MACHINE, critical)
+        book = record(book, each, PRESENT, critical)
     return book
 
 
@@ -104,7 +105,7 @@ def test_without_probation_a_device_stays_out() -> None:
 
 def test_a_new_fault_starts_the_probation_over() -> None:
     book = probe(book_of(fault()), (0, ""), (59, ""))
-    book = probe(record(book, fault(xid=48), MACHINE, ALL), (61, ""), (100, ""))
+    book = probe(record(book, fault(xid=48), PRESENT, ALL), (61, ""), (100, ""))
 
     assert sick(judged(MACHINE, book)) == {"GPU-0"}
 

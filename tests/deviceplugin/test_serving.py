@@ -12,7 +12,6 @@ import grpc.aio
 import pytest
 
 from deviceplugin import lifecycle
-from deviceplugin.config.model import AllocationPolicy
 from deviceplugin.container import ContainerEdits, RefusedError
 from deviceplugin.fleet import Fleet
 from deviceplugin.lifecycle import Surroundings, Ticker, socket_name
@@ -23,7 +22,7 @@ from deviceplugin.rivals import CHANNEL_OPTIONS
 from protos.deviceplugin.v1beta1 import api_pb2
 from protos.deviceplugin.v1beta1.api_pb2_grpc import DevicePluginStub
 from tasuki.devices.model import Health, Slice, slices_of, unhealthy
-from tasuki.devices.topology import Topology
+from tasuki.devices.preference import spread
 from tasuki.process.watching import FolderWatch
 from tasuki.sandbox.kubelet import Kubelet
 from tasuki.sandbox.views import ResourceView
@@ -48,7 +47,7 @@ def an_offer(devices: int = 2, *, name: str = GPU, replicas: int | None = None, 
         for i in range(devices)
         for s in slices_of(a_device(i, health=unhealthy("XID 79") if i in sick else Health(healthy=True)), replicas)
     )
-    return offer(Resource(name, slices), Topology(), AllocationPolicy.DISTRIBUTED, grant)
+    return offer(Resource(name, slices), spread, grant)
 
 
 @dataclass
