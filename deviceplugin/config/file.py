@@ -1,18 +1,16 @@
 """The configuration file of NVIDIA's device plugin, with our additions under `tasuki:`."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
 
-from deviceplugin.config import document, values
+from deviceplugin.config import document, fpga, vaccel, values
 from deviceplugin.config.document import Node
-from deviceplugin.config.keys import Convert, Key, Table, described, fail, fields
+from deviceplugin.config.keys import Key, Table, described, each, fail, fields, items
 from deviceplugin.config.model import (
     AllocationPolicy,
     Config,
-    ConfigError,
     DeviceIdStrategy,
     DeviceNodes,
     Flags,
@@ -74,32 +72,12 @@ def _version(node: Node, path: str) -> str:
     return "v1"
 
 
-def _items(node: Node, path: str) -> Sequence[tuple[Node, str]]:
-    if not isinstance(node.value, tuple):
-        raise fail(node, path, f"{described(node)}; it must be a list")
-    return [(item, f"{path}[{i}]") for i, item in enumerate(node.value)]
-
-
-def _each(node: Node, path: str, convert: Convert) -> tuple[Any, ...]:
-    """Every item of a list, or every problem of all its items."""
-    converted: list[Any] = []
-    problems: list[str] = []
-    for item, here in _items(node, path):
-        try:
-            converted.append(convert(item, here))
-        except ConfigError as error:
-            problems.extend(error.problems)
-    if problems:
-        raise ConfigError(*problems)
-    return tuple(converted)
-
-
 def _patterns(node: Node, path: str) -> tuple[ResourcePattern, ...]:
     def one(item: Node, here: str) -> ResourcePattern:
         return ResourcePattern(**_fields(_PATTERN, item, here))
 
-    found: tuple[ResourcePattern, ...] = _each(node, path, one)
-    for i, (item, here) in enumerate(_items(node, path)):
+    found: tuple[ResourcePattern, ...] = each(node, path, one)
+    for i, (item, here) in enumerate(items(node, path)):
         before = next((p.pattern for p in found[:i] if p.pattern in ("*", found[i].pattern)), None)
         if before is not None:
             raise fail(
@@ -123,10 +101,10 @@ def _shared_resource(node: Node, path: str) -> SharedResource:
 
 
 def _shared_resources(node: Node, path: str) -> tuple[SharedResource, ...]:
-    found: tuple[SharedResource, ...] = _each(node, path, _shared_resource)
+    found: tuple[SharedResource, ...] = each(node, path, _shared_resource)
     if not found:
         raise fail(node, path, "is an empty list; name at least one resource to share")
-    for i, (item, here) in enumerate(_items(node, path)):
+    for i, (item, here) in enumerate(items(node, path)):
         for earlier in found[:i]:
             _check_apart(earlier, found[i], item, here)
     return found
@@ -307,6 +285,8 @@ _TASUKI: Final = Table(
         "rescanSeconds": Key("rescan_seconds", values.number(1, 3_600)),
         "deviceNodes": _nested("device_nodes", DeviceNodes, _DEVICE_NODES),
         "health": _nested("health", HealthOptions, _HEALTH),
+        "fpga": Key("fpga", fpga.options, table=fpga.TABLE),
+        "vaccel": Key("vaccel", vaccel.options, table=vaccel.TABLE),
     }
 )
 

@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -70,7 +70,7 @@ def fail(node: Node, path: str, problem: str) -> ConfigError:
 
 
 def join(path: str, name: str) -> str:
-    step = name if re.fullmatch(r"[\w./-]+", name) and len(name) <= _LONGEST_SHOWN else shown(name)
+    step = name if re.fullmatch(r"[\w./*-]+", name) and len(name) <= _LONGEST_SHOWN else shown(name)
     return f"{path}.{step}" if path else step
 
 
@@ -126,6 +126,32 @@ def fields(table: Table, root: Table, node: Node, path: str) -> dict[str, Any]:
     if problems:
         raise ConfigError(*problems)
     return found
+
+
+def items(node: Node, path: str) -> Sequence[tuple[Node, str]]:
+    """Every item of a list with its full path."""
+    if not isinstance(node.value, tuple):
+        raise fail(node, path, f"{described(node)}; it must be a list")
+    return [(item, f"{path}[{i}]") for i, item in enumerate(node.value)]
+
+
+def each(node: Node, path: str, convert: Convert) -> tuple[Any, ...]:
+    """Every item of a list, or every problem of all its items."""
+    return converted(items(node, path), convert)
+
+
+def converted(nodes: Iterable[tuple[Node, str]], convert: Convert) -> tuple[Any, ...]:
+    """Each of several values with its path, or every problem of all of them."""
+    made: list[Any] = []
+    problems: list[str] = []
+    for node, path in nodes:
+        try:
+            made.append(convert(node, path))
+        except ConfigError as error:
+            problems.extend(error.problems)
+    if problems:
+        raise ConfigError(*problems)
+    return tuple(made)
 
 
 def _meant(name: str, table: Table, root: Table) -> str:

@@ -1,9 +1,15 @@
 """A valid configuration of one node: the NVIDIA device plugin's file, and our additions under `tasuki:`."""
 
 from enum import StrEnum
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
+
+from deviceplugin.fpga import Family
+
+# The kubelet gives PreStartContainer 30 s (pkg/kubelet/apis/podresources and cm/devicemanager:
+# KubeletPreStartContainerRPCTimeoutInSecs); what is left is for looking, checking and reading back.
+PROGRAMMING_BUDGET_SECONDS: Final = 25.0
 
 
 class ConfigError(ValueError):
@@ -173,13 +179,132 @@ class HealthOptions(msgspec.Struct, frozen=True, kw_only=True):
     probe_seconds: float = 10.0
 
 
+class FpgaImplementation(msgspec.Struct, frozen=True, kw_only=True):
+    """One entry of a function's `implementations`: an image that makes a region of one kind that function.
+
+    Attributes:
+        family: Of the cards that it is for.
+        interface: What a region must say that it is, canonical; empty for regions that say nothing.
+        id: What a region holds once the image is in it, canonical.
+        bitstream: The image's file name in the folder of bitstreams.
+        channels: Into how many equal parts a region with it is cut, one slice each.
+        users: How many containers may hold channels of one region at once.
+        programming_seconds: How long programming is expected to take.
+    """
+
+    family: Family
+    interface: str
+    id: str
+    bitstream: str
+    programming_seconds: float
+    channels: int = 1
+    users: int = 1
+
+
+class FpgaFunction(msgspec.Struct, frozen=True, kw_only=True):
+    """One entry of `tasuki.fpga.functions`; no two implementations are for the same regions."""
+
+    name: str
+    implementations: tuple[FpgaImplementation, ...]
+
+
+class PeerNames(StrEnum):
+    """Whose resource names regions are also offered under."""
+
+    NONE = "none"
+    INTEL = "intel"
+    AMD = "amd"
+    ALL = "all"
+
+
+class FpgaProgrammer(msgspec.Struct, frozen=True, kw_only=True):
+    """`tasuki.fpga.programmer`: how images get into regions.
+
+    Attributes:
+        command: A program and its arguments, with `{image}` and `{pci}` in places; none for the kernel's interfaces.
+        families: Which the command is for; the others are programmed by the kernel's interfaces.
+        firmware_folder: Where the kernel looks for firmware, for cards that are programmed by its name.
+    """
+
+    command: tuple[str, ...] = ()
+    families: tuple[Family, ...] = tuple(Family)
+    firmware_folder: str = "/lib/firmware"
+
+
+class FpgaPrewarm(msgspec.Struct, frozen=True, kw_only=True):
+    """One entry of `tasuki.fpga.prewarm`: keep so many regions programmed with a function."""
+
+    function: str
+    regions: Literal["all"] | int = "all"
+
+
+class FpgaOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """`tasuki.fpga`: the catalogue of functions; each implementation's id belongs to one function only."""
+
+    functions: tuple[FpgaFunction, ...] = ()
+    peer_names: PeerNames = PeerNames.NONE
+    programmer: FpgaProgrammer = FpgaProgrammer()
+    prewarm: tuple[FpgaPrewarm, ...] = ()
+
+
+class VaccelTransport(StrEnum):
+    """How a vAccel agent is reached; the value is the address's scheme."""
+
+    UNIX = "unix"
+    TCP = "tcp"
+    VSOCK = "vsock"
+
+
+class VaccelAgent(msgspec.Struct, frozen=True, kw_only=True):
+    """One entry of `tasuki.vaccel.agents`: a vAccel agent whose sessions are offered.
+
+    Attributes:
+        name: Unique on the node; a DNS label.
+        address: As clients spell it: `unix:///run/vaccel/vaccel.sock`, `tcp://10.0.0.1:65500`, `vsock://2:2048`.
+        sessions: How many at once.
+        plugins: What the agent runs, for the node's labels; empty if nobody says.
+        version: The agent's, for the node's labels; empty if nobody says.
+    """
+
+    name: str
+    address: str
+    sessions: int
+    plugins: tuple[str, ...] = ()
+    version: str = ""
+
+    @property
+    def transport(self) -> VaccelTransport:
+        return VaccelTransport(self.address.partition("://")[0])
+
+    @property
+    def socket(self) -> str:
+        """The socket's path on the host; only for `unix`."""
+        return self.address.removeprefix("unix://")
+
+    @property
+    def host(self) -> str:
+        """The name or address to connect to for `tcp`, without brackets; the context id for `vsock`."""
+        return self.address.partition("://")[2].rpartition(":")[0].strip("[]")
+
+    @property
+    def port(self) -> int:
+        """For `tcp` and `vsock`."""
+        return int(self.address.rpartition(":")[2])
+
+
+class VaccelOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """`tasuki.vaccel`; agents have different names and addresses."""
+
+    agents: tuple[VaccelAgent, ...] = ()
+
+
 class TasukiOptions(msgspec.Struct, frozen=True, kw_only=True):
     """`tasuki`: what NVIDIA's file has no place for.
 
     Attributes:
         memory_caps: Tell the frameworks in a shared slice to keep to its share of the memory.
         cuda_visible_devices: Name the container's devices in CUDA_VISIBLE_DEVICES too, by UUID.
-        rescan_seconds: Time between two scans, which find changed MIG devices and lost GPUs.
+        rescan_seconds: Time between two scans, which find changed MIG devices and lost devices.
     """
 
     memory_caps: bool = True
@@ -187,6 +312,8 @@ class TasukiOptions(msgspec.Struct, frozen=True, kw_only=True):
     rescan_seconds: float = 30.0
     device_nodes: DeviceNodes = DeviceNodes()
     health: HealthOptions = HealthOptions()
+    fpga: FpgaOptions = FpgaOptions()
+    vaccel: VaccelOptions = VaccelOptions()
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):

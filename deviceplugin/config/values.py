@@ -19,6 +19,10 @@ LONGEST_RESOURCE_NAME: Final = 63
 MOST_REPLICAS: Final = 65_536
 
 _SUBDOMAIN: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+_LABEL: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_LABEL_VALUE: Final = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
+_HEX_ID: Final = re.compile(r"[0-9a-f]{32}")
+_FILE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,254}")
 _UUID: Final = r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
 _DEVICE_UUID: Final = re.compile(rf"GPU-{_UUID}|MIG-{_UUID}|MIG-GPU-{_UUID}/\d{{1,9}}/\d{{1,9}}")
 _DEVICE_INDEX: Final = re.compile(r"\d{1,9}(:\d{1,9})?")
@@ -31,6 +35,75 @@ _UNIT_SECONDS: Final = {
 def is_subdomain(text: str) -> bool:
     """Whether Kubernetes would take it for a DNS-1123 subdomain."""
     return len(text) <= 253 and _SUBDOMAIN.fullmatch(text) is not None
+
+
+def canonical_id(text: str) -> str:
+    """One spelling for each UUID: 32 lower-case digits; anything else in lower case.
+
+    Cards spell UUIDs with and without dashes, in either case.
+    """
+    lower = text.lower()
+    digits = lower.replace("-", "")
+    return digits if _HEX_ID.fullmatch(digits) else lower
+
+
+def hex_id(node: Node, path: str) -> str:
+    """A UUID in any spelling."""
+    text = canonical_id(string(node, path))
+    if _HEX_ID.fullmatch(text) is None:
+        raise fail(node, path, f"{described(node)}; it must be 32 hexadecimal digits, with or without dashes")
+    return text
+
+
+def file_name(node: Node, path: str) -> str:
+    """The name of a file in a folder that is known; no path."""
+    text = string(node, path)
+    if _FILE_NAME.fullmatch(text) is None:
+        raise fail(
+            node,
+            path,
+            f"is {shown(text)}; it must be a file's name without folder: letters, digits, '.', '_', '+' and '-', "
+            "beginning with a letter or digit",
+        )
+    return text
+
+
+def dns_label(node: Node, path: str) -> str:
+    """A name without dots, as Kubernetes spells them."""
+    text = string(node, path)
+    if _LABEL.fullmatch(text) is None:
+        raise fail(
+            node,
+            path,
+            f"is {shown(text)}; it must be at most 63 lower-case letters, digits and '-', and begin and end with a "
+            "letter or digit",
+        )
+    return text
+
+
+def label_value(node: Node, path: str) -> str:
+    """What a label of the Node may be set to; empty too."""
+    text = string(node, path)
+    if text and _LABEL_VALUE.fullmatch(text) is None:
+        raise fail(
+            node,
+            path,
+            f"is {shown(text)}; it must be at most 63 letters, digits, '-', '_' and '.', and begin and end with a "
+            "letter or digit",
+        )
+    return text
+
+
+def count(at_most: int) -> Callable[[Node, str], int]:
+    """A whole number of things, at least one."""
+
+    def convert(node: Node, path: str) -> int:
+        number = integer(node, path)
+        if not 1 <= number <= at_most:
+            raise fail(node, path, f"is {number}; it must be from 1 to {at_most}")
+        return number
+
+    return convert
 
 
 def boolean(node: Node, path: str) -> bool:

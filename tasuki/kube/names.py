@@ -6,6 +6,13 @@ DOMAIN: Final = "tasuki.dev"
 API_GROUP: Final = DOMAIN
 API_VERSION: Final = "v1alpha1"
 
+# FPGA functions: `fpga.tasuki.dev/<function>`.
+FPGA_DOMAIN: Final = "fpga.tasuki.dev"
+
+# The domains under which Intel's and AMD's device plugins offer FPGAs; on request we do, too.
+INTEL_FPGA_DOMAIN: Final = "fpga.intel.com"
+AMD_DOMAIN: Final = "amd.com"
+
 # The object that each node's daemon keeps.
 ACCELERATOR_NODE_KIND: Final = "AcceleratorNode"
 ACCELERATOR_NODE_PLURAL: Final = "acceleratornodes"
