@@ -20,10 +20,11 @@ from deviceplugin.granting import Preparation
 from deviceplugin.health import XidFilter, XidListError, xid_filter
 from deviceplugin.kind import Kind
 from deviceplugin.kind_loop import KindLoop, Outlets
-from deviceplugin.lifecycle import Surroundings, Ticker
+from deviceplugin.lifecycle import NOT_REGISTERED, Surroundings, Ticker
 from deviceplugin.metrics import Metrics
 from deviceplugin.pod_resources import PodResources
 from deviceplugin.publisher import NodeEdges, Publisher
+from deviceplugin.rivals import Rivals
 from deviceplugin.settings import Settings, read
 from tasuki import __version__
 from tasuki.kube.client import Kube, connect
@@ -95,11 +96,14 @@ async def serve(settings: Settings, kinds: Sequence[Kind[Any]], critical: XidFil
 
     edges = NodeEdges(kube, settings.node_name, PodResources(settings.pod_resources_socket), choose)
     publisher = Publisher(edges, random.SystemRandom().uniform)
+    metrics.published.set_function(lambda: not publisher.state.problem)
+    metrics.publish_failures.set_function(lambda: publisher.state.failures)
     surroundings = Surroundings(
         folder=folder,
         kubelet_socket=settings.kubelet_socket,
         ticker=ticker,
         metrics=metrics,
+        rivals=Rivals(folder),
         state_changed=_serving_states(readiness, publisher),
         withdrawn=lambda name: readiness.forget(_condition(name)),
         allocated=publisher.allocated,
@@ -126,7 +130,11 @@ async def serve(settings: Settings, kinds: Sequence[Kind[Any]], critical: XidFil
                     metrics=metrics,
                     readiness=readiness,
                 )
-                background = [group.create_task(heartbeat.beat()), group.create_task(_tick(watch, ticker))]
+                background = [
+                    group.create_task(heartbeat.beat()),
+                    group.create_task(_tick(watch, ticker)),
+                    group.create_task(_look_for_rivals(surroundings.rivals, ticker)),
+                ]
                 await agent.run(stop)
                 for task in background:
                     task.cancel()
@@ -136,8 +144,15 @@ async def serve(settings: Settings, kinds: Sequence[Kind[Any]], critical: XidFil
 
 async def _tick(watch: FolderWatch, ticker: Ticker) -> None:
     while True:
-        await watch.wait(_LOOK_SECONDS)
-        ticker.tick()
+        if await watch.wait(_LOOK_SECONDS):
+            ticker.tick()
+
+
+async def _look_for_rivals(rivals: Rivals, ticker: Ticker) -> None:
+    while True:
+        if await rivals.look():
+            ticker.tick()
+        await ticker.wait(_LOOK_SECONDS)
 
 
 async def _close(kube: Kube | None) -> None:
@@ -156,7 +171,9 @@ def _serving_states(readiness: Readiness, publisher: Publisher) -> Callable[[str
         condition = _condition(resource)
         if readiness.reasons.get(condition) == reason:
             return
-        if reason:
+        if reason == NOT_REGISTERED:
+            readiness.unmet(condition, reason)
+        elif reason:
             readiness.unmet(condition, reason)
             log.warning("resource not served resource=%s reason=%r", resource, reason)
             publisher.record(Occurrence("Warning", "ResourceNotServed", reason))

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -15,10 +15,9 @@ from deviceplugin.kind_loop import KindLoop, forever
 from deviceplugin.machine import Machine
 from deviceplugin.metrics import Metrics
 from deviceplugin.node_status import KindFacts, NodeFacts
-from deviceplugin.offers import Offer, offer
+from deviceplugin.offers import Offer
 from deviceplugin.publisher import Publisher
 from deviceplugin.resources import Plan
-from deviceplugin.wire import ListTooLargeError
 from tasuki.kube.events import Occurrence
 from tasuki.process.readiness import Readiness
 
@@ -41,13 +40,16 @@ class Agent:
 
     _config: Config | None = None
     _outcome: ConfigOutcome | None = None
-    _told: str = field(default="")
+    _misfit: ConfigOutcome | None = None
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+    _told: str = ""
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until told to stop; then answer what is under way, and leave."""
         async with asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(forever("configuration", self._follow_configuration, self.metrics)),
+                group.create_task(forever("refused configuration", self._retry_misfit, self.metrics)),
                 group.create_task(forever("publishing", self.publisher.run, self.metrics)),
                 *(group.create_task(loop.run()) for loop in self.loops),
             ]
@@ -59,12 +61,30 @@ class Agent:
     async def _follow_configuration(self) -> None:
         async with aclosing(self.configs.outcomes()) as outcomes:
             async for outcome in outcomes:
-                if outcome.error or outcome.config is None:
-                    self._refuse(outcome.origin, outcome.error)
-                elif self._config is not None and (misfits := await self._misfits(outcome.config)):
-                    self._refuse(outcome.origin, "; ".join(misfits))
-                else:
-                    self._adopt(outcome, outcome.config)
+                self._misfit = None
+                await self._consider(outcome)
+
+    async def _consider(self, outcome: ConfigOutcome) -> None:
+        if outcome.error or outcome.config is None:
+            self._refuse(outcome.origin, outcome.error)
+        elif self._config is not None and (misfits := await self._misfits(outcome.config)):
+            self._misfit = outcome
+            self._refuse(outcome.origin, "; ".join(misfits))
+        else:
+            self._misfit = None
+            self._adopt(outcome, outcome.config)
+
+    async def _retry_misfit(self) -> None:
+        """A configuration that did not fit the devices may fit them after they changed."""
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            refused = self._misfit
+            if refused is None or refused.config is None or await self._misfits(refused.config):
+                continue
+            if refused is self._misfit:
+                self._misfit = None
+                self._adopt(refused, refused.config)
 
     def _adopt(self, outcome: ConfigOutcome, config: Config) -> None:
         self._config, self._outcome = config, outcome
@@ -93,44 +113,41 @@ class Agent:
         """Serve, count and publish what the kinds offer now."""
         if self._outcome is None or self._config is None:
             return
-        problems: list[str] = []
         offers: dict[str, Offer] = {}
-        offered = [(loop.kind.name, loop.offered) for loop in self.loops if loop.offered is not None]
-        for name, kind in offered:
-            made, left_out = _offers(kind, taken=offers)
-            offers |= made
-            told = tuple(filter(None, (kind.trouble, *kind.problems, *kind.misfits, *left_out)))
-            self.metrics.problems.labels(name).set(len(told))
-            problems += told
+        problems: list[str] = []
+        wrong: list[str] = []
+        offered = {loop.kind.name: loop for loop in self.loops if loop.offered is not None}
+        for name, loop in offered.items():
+            kind = loop.offered
+            assert kind is not None
+            twice = [f"{r} is offered by two kinds of devices; rename one" for r in loop.offers if r in offers]
+            offers = {**loop.offers, **offers}
+            unserved = [*filter(None, [kind.trouble]), *kind.misfits, *loop.left_out, *twice]
+            self.metrics.problems.labels(name).set(len(unserved) + len(kind.problems))
+            wrong += unserved
+            problems += kind.problems
         self.fleet.serve(offers)
         self.metrics.offering.offers = tuple(offers[name] for name in sorted(offers))
-        self._tell_problems("; ".join(problems))
-        self.publisher.update(_facts(dict(offered), self._config, self._outcome, problems))
+        self._tell(problems, wrong)
+        kinds = {name: loop.offered for name, loop in offered.items() if loop.offered is not None}
+        self.publisher.update(_facts(kinds, self._config, self._outcome, [*wrong, *problems]))
+        self._changed.set()
 
-    def _tell_problems(self, text: str) -> None:
+    def _tell(self, problems: Sequence[str], wrong: Sequence[str]) -> None:
+        """Say once what is left out. What is wrong keeps us from being ready; a mere problem does not.
+
+        A GPU that is left out on purpose, for instance, must not hold up the rollout of a daemon.
+        """
+        text = "; ".join([*wrong, *problems])
         if text and text != self._told:
             log.warning("not all devices are offered problems=%r", text)
             self.publisher.record(Occurrence("Warning", "DevicesLeftOut", text))
         self._told = text
-        if text:
-            self.readiness.unmet(PLAN, text)
+        self.readiness.note("left out", "; ".join(problems))
+        if wrong:
+            self.readiness.unmet(PLAN, "; ".join(wrong))
         else:
             self.readiness.met(PLAN)
-
-
-def _offers(kind: Offered, taken: Collection[str]) -> tuple[dict[str, Offer], list[str]]:
-    """The offers of one kind, and a sentence for each resource that cannot be one."""
-    offers: dict[str, Offer] = {}
-    left_out: list[str] = []
-    for resource in kind.resources:
-        if resource.name in taken:
-            left_out.append(f"{resource.name} is offered by two kinds of devices; rename one of them")
-            continue
-        try:
-            offers[resource.name] = offer(resource, kind.policy(resource), kind.grant, kind.start)
-        except ListTooLargeError as error:
-            left_out.append(str(error))
-    return offers, left_out
 
 
 def _facts(kinds: Mapping[str, Offered], config: Config, outcome: ConfigOutcome, problems: Sequence[str]) -> NodeFacts:
@@ -143,7 +160,7 @@ def _facts(kinds: Mapping[str, Offered], config: Config, outcome: ConfigOutcome,
         digest=outcome.digest,
         problems=tuple(problems),
         trouble="; ".join(kind.trouble for kind in kinds.values() if kind.trouble),
-        trouble_reason="NotPrepared",
+        trouble_reason="DevicesUnavailable",
         others=tuple(
             KindFacts(kind.devices, kind.resources, kind.loaded, kind.labels)
             for name, kind in kinds.items()

@@ -31,9 +31,14 @@ class Fleet:
         self._spawn = spawn
         self._running: dict[str, _Running] = {}
         self._retiring: dict[str, asyncio.Task[None]] = {}
+        self._stopping = False
 
     def serve(self, offers: Mapping[str, Offer]) -> None:
         """Serve exactly these from now on: start what is new, publish what changed, withdraw what is gone."""
+        if self._stopping:
+            return
+        one_each = {s.device.id: s for offer in offers.values() for s in reversed(offer.resource.slices)}
+        self._around.rivals.devices = dict(sorted(one_each.items()))
         for name in sorted(self._running.keys() - offers.keys()):
             log.info("resource withdrawn resource=%s", name)
             self._retire(name, self._running.pop(name))
@@ -46,7 +51,8 @@ class Fleet:
             self._running[name] = _Running(server, self._spawn(self._run(server, self._retiring.get(name))))
 
     async def stop(self) -> None:
-        """Stop all, after the calls under way have been answered."""
+        """Stop all, after the calls under way have been answered; nothing is served any more."""
+        self._stopping = True
         for running in self._running.values():
             running.server.stop()
         tasks = [running.task for running in self._running.values()] + list(self._retiring.values())

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from deviceplugin.config.model import AllocationPolicy, Config
 from deviceplugin.discovery.source import DeviceSource
 from deviceplugin.granting import NotPreparedError, Preparation
-from deviceplugin.health import Fault, HealthBook, all_unhealthy, judged
+from deviceplugin.health import Fault, HealthBook, all_unhealthy, judged, without_lost_parts
 from deviceplugin.kind import GPU, Offered
 from deviceplugin.machine import Machine
 from deviceplugin.offers import refuse_all, too_large
@@ -35,6 +35,9 @@ class GpuKind:
 
     def close(self) -> None:
         self.source.close()
+
+    def settled(self, book: HealthBook, before: Machine, after: Machine) -> HealthBook:
+        return without_lost_parts(book, before, after)
 
     def devices(self, found: Machine) -> tuple[Device, ...]:
         return _devices(found)

@@ -148,6 +148,27 @@ def probed(book: HealthBook, device: str, finding: str, now: float, recovery_sec
     return HealthBook(ailments)
 
 
+def without_lost_parts(book: HealthBook, before: Machine, after: Machine) -> HealthBook:
+    """The book without ailments of MIG devices that were taken apart; others may bear their numbers now."""
+
+    def devices(part: Part, machine: Machine) -> set[str]:
+        return {
+            instance.device.id
+            for gpu in machine.gpus
+            if gpu.device.id == part.device
+            for instance in gpu.mig
+            if part.includes(instance.gi, instance.ci)
+        }
+
+    return HealthBook(
+        {
+            part: ailment
+            for part, ailment in book.ailments.items()
+            if part.gi is None or not devices(part, before).isdisjoint(devices(part, after))
+        }
+    )
+
+
 def judged(machine: Machine, book: HealthBook) -> Machine:
     """The machine with each device's health as the book tells, on top of what the scan itself found."""
     return replace(machine, gpus=tuple(_judged_gpu(gpu, book) for gpu in machine.gpus))

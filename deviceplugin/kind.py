@@ -8,10 +8,10 @@ from deviceplugin.config.model import Config
 from deviceplugin.health import Fault, HealthBook
 from deviceplugin.machine import Machine
 from deviceplugin.node_status import Loaded
-from deviceplugin.offers import Grant, Start
+from deviceplugin.offers import Grant, Start, refuse_all
 from deviceplugin.resources import Resource
 from tasuki.devices.model import Device
-from tasuki.devices.preference import Policy
+from tasuki.devices.preference import POLICIES, Policy
 
 Found = TypeVar("Found")
 
@@ -53,6 +53,11 @@ class Offered:
     machine: Machine = field(default_factory=Machine)
 
 
+def nothing_offered(trouble: str) -> Offered:
+    """What a kind offers of which nothing was ever found, because of this trouble."""
+    return Offered((), (), refuse_all(trouble), lambda _: POLICIES["distributed"], trouble=trouble)
+
+
 class Kind(Protocol[Found]):
     """One kind of accelerator. `Found` is what its scans find.
 
@@ -91,6 +96,9 @@ class Kind(Protocol[Found]):
 
     def check(self, found: Found, config: Config) -> tuple[str, ...]:
         """The misfits of a configuration that is not in force yet; changes nothing."""
+
+    def settled(self, book: HealthBook, before: Found, after: Found) -> HealthBook:
+        """The book without ailments of what is no longer there, after another scan."""
 
     def devices(self, found: Found) -> tuple[Device, ...]:
         """Every device of a scan, with its health as found."""

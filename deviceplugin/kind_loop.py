@@ -7,15 +7,17 @@ newest findings, health book and configuration. Triggers that come while it work
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Generic
 
 from deviceplugin.config.model import Config
 from deviceplugin.discovery.source import DriverUnavailableError
 from deviceplugin.health import Fault, HealthBook, Part, XidFilter, probed, record
-from deviceplugin.kind import Found, Kind, Offered
+from deviceplugin.kind import Found, Kind, Offered, nothing_offered
 from deviceplugin.metrics import Metrics
+from deviceplugin.offers import Offer, offer
+from deviceplugin.wire import ListTooLargeError
 from tasuki.devices.model import Device, Health
 from tasuki.kube.events import Occurrence
 from tasuki.process.readiness import Readiness
@@ -26,6 +28,11 @@ log: Final = logging.getLogger(__name__)
 _FAULT_WAIT_SECONDS: Final = 1.0
 _DRIVER_RETRY_SECONDS: Final = 5.0
 _CRASH_PAUSE_SECONDS: Final = 5.0
+# A scan of sixteen GPUs takes a few seconds with a driver that is not persistent.
+_HUNG_SECONDS: Final = 30.0
+# After a scan that found something wrong, to see whether it lasts.
+_SECOND_LOOK_SECONDS: Final = 2.0
+_NOT_ASKED: Final = "not asked yet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +40,7 @@ class Outlets:
     """Where a kind's loop tells what it finds.
 
     Attributes:
-        changed: Called when `KindLoop.offered` is another one.
+        changed: Called after each plan.
         record: Takes an event.
     """
 
@@ -45,15 +52,26 @@ class Outlets:
 
 
 class KindLoop(Generic[Found]):
-    """Keeps `offered` what one kind offers; touched only from the event loop."""
+    """Keeps what one kind offers; touched only from the event loop.
+
+    Attributes:
+        offered: None until the first plan.
+        offers: One for each of its resources, by name.
+        left_out: A sentence for each resource that cannot be offered.
+    """
 
     def __init__(self, kind: Kind[Found], outlets: Outlets) -> None:
         self.kind: Final = kind
         self.offered: Offered | None = None
         self._outlets: Final = outlets
+        self.offers: Mapping[str, Offer] = {}
+        self.left_out: tuple[str, ...] = ()
         self._driver_condition: Final = f"{kind.name} driver"
+        self._faults_condition: Final = f"{kind.name} faults"
+        self._scanned: Final = asyncio.Event()
+        self._failed_before: frozenset[str] = frozenset()
         self._found: Found | None = None
-        self._driver_error = "not asked yet"
+        self._driver_error = _NOT_ASKED
         self._config: Config | None = None
         self._book = HealthBook()
         self._health: dict[str, Health] = {}
@@ -89,7 +107,8 @@ class KindLoop(Generic[Found]):
         """Where a configuration does not fit what was found last."""
         if self._found is None:
             return ()
-        return await asyncio.to_thread(self.kind.check, self._found, config)
+        async with self._driver:
+            return await asyncio.to_thread(self.kind.check, self._found, config)
 
     async def _scan_regularly(self) -> None:
         while True:
@@ -105,43 +124,84 @@ class KindLoop(Generic[Found]):
                 continue
 
     async def _scan(self) -> None:
-        readiness, driver_up = self._outlets.readiness, self._outlets.metrics.driver_up.labels(self.kind.name)
         try:
             async with self._driver:
-                found = await asyncio.to_thread(self.kind.scan)
+                found = await self._answer(asyncio.to_thread(self.kind.scan))
         except DriverUnavailableError as error:
-            if str(error) != self._driver_error:
-                log.warning("driver unavailable kind=%s error=%r", self.kind.name, str(error))
-                self._outlets.record(Occurrence("Warning", "DriverUnavailable", str(error)))
-                self._stale.set()
-            self._driver_error = str(error)
-            driver_up.set(0)
-            readiness.unmet(self._driver_condition, str(error))
+            self._driver_is_away(str(error))
             return
+        except Exception as error:
+            self._driver_is_away(f"a scan failed with an internal error: {error!r}")
+            raise
         devices = self.kind.devices(found)
         if self._driver_error:
             log.info("driver answers kind=%s devices=%d", self.kind.name, len(devices))
-            self._stale.set()
         self._driver_error = ""
-        driver_up.set(1)
-        readiness.met(self._driver_condition)
-        if found != self._found:
-            self._found = found
-            self._stale.set()
-        for device in devices:
-            # What a scan finds must not be forgotten as soon as the device answers again.
-            if device.parent is None and not device.health.healthy and Part(device.id) not in self._book.ailments:
-                self._take_in(Fault(device.id, device.health.reason))
+        self._outlets.metrics.driver_up.labels(self.kind.name).set(1)
+        self._outlets.readiness.met(self._driver_condition)
+        if self._found is not None:
+            self._book = self.kind.settled(self._book, self._found, found)
+        self._found = found
+        self._scanned.set()
+        self._remember_failures(devices)
+        # Also when nothing changed: what a plan needs besides, such as a folder to write to, may be there now.
+        self._stale.set()
+
+    async def _answer(self, scan: Awaitable[Found]) -> Found:
+        """A scan's findings, however long it takes; a driver that hangs is told of meanwhile."""
+        scanning = asyncio.ensure_future(scan)
+        done, _ = await asyncio.wait({scanning}, timeout=_HUNG_SECONDS)
+        if not done:
+            self._driver_is_away(f"the driver has not answered for {_HUNG_SECONDS:.0f} s")
+        return await scanning
+
+    def _driver_is_away(self, error: str) -> None:
+        if error != self._driver_error:
+            log.warning("driver unavailable kind=%s error=%r", self.kind.name, error)
+            self._outlets.record(Occurrence("Warning", "DriverUnavailable", error))
+        self._driver_error = error
+        self._outlets.metrics.driver_up.labels(self.kind.name).set(0)
+        self._outlets.readiness.unmet(self._driver_condition, error)
+        self._stale.set()
+
+    def _remember_failures(self, devices: Sequence[Device]) -> None:
+        """What two scans in a row find must not be forgotten as soon as the device answers again.
+
+        One alone may be a moment's: a GPU whose MIG devices are being cut anew, for instance.
+        """
+        failed = {d.id: d.health.reason for d in devices if d.parent is None and not d.health.healthy}
+        for device_id in sorted(failed.keys() & self._failed_before):
+            if Part(device_id) not in self._book.ailments:
+                self._take_in(Fault(device_id, failed[device_id]))
+        if failed.keys() - self._failed_before:
+            self._rescan_soon()
+        self._failed_before = frozenset(failed)
+
+    def _rescan_soon(self) -> None:
+        asyncio.get_running_loop().call_later(_SECOND_LOOK_SECONDS, self._rescan.set)
 
     async def _follow_faults(self) -> None:
+        # Before the first scan, nobody knows what a fault is about.
+        await self._scanned.wait()
         while True:
             try:
                 faults = await asyncio.to_thread(self.kind.wait_for_faults, _FAULT_WAIT_SECONDS)
-            except DriverUnavailableError:
-                await asyncio.sleep(_DRIVER_RETRY_SECONDS)  # the scan tells of it
+            except DriverUnavailableError as error:
+                self._faults_are(f"faults cannot be watched: {error}")
+                await asyncio.sleep(_DRIVER_RETRY_SECONDS)
                 continue
+            self._faults_are("")
             for fault in faults:
                 self._take_in(fault)
+
+    def _faults_are(self, trouble: str) -> None:
+        if trouble and self._outlets.readiness.reasons.get(self._faults_condition) != trouble:
+            log.warning("faults cannot be watched kind=%s error=%r", self.kind.name, trouble)
+            self._outlets.record(Occurrence("Warning", "FaultsUnwatched", trouble))
+        if trouble:
+            self._outlets.readiness.unmet(self._faults_condition, trouble)
+        else:
+            self._outlets.readiness.met(self._faults_condition)
 
     def _take_in(self, fault: Fault) -> None:
         metrics, critical = self._outlets.metrics, self._outlets.critical
@@ -176,15 +236,36 @@ class KindLoop(Generic[Found]):
         while True:
             await self._stale.wait()
             self._stale.clear()
-            await self._reconcile()
+            try:
+                await self._reconcile()
+            except Exception:
+                self._stale.set()  # to be done again, after the pause that follows
+                raise
 
     async def _reconcile(self) -> None:
         config, found = self._config, self._found
-        if config is None or found is None:
+        if config is None or self._driver_error == _NOT_ASKED:
             return
-        self.offered = await asyncio.to_thread(self.kind.plan, found, self._book, config, self._driver_error)
-        self._tell_health(self.offered.devices)
+        if found is None:
+            offered = nothing_offered(self._driver_error)
+            offers, left_out = dict[str, Offer](), tuple[str, ...]()
+        else:
+            offered, offers, left_out = await asyncio.to_thread(self._planned, found, config)
+        self.offered, self.offers, self.left_out = offered, offers, left_out
+        self._tell_health(offered.devices)
         self._outlets.changed()
+
+    def _planned(self, found: Found, config: Config) -> tuple[Offered, dict[str, Offer], tuple[str, ...]]:
+        """In a worker thread: a node with 60,000 slices would hold up the kubelet's calls for a tenth of a second."""
+        offered = self.kind.plan(found, self._book, config, self._driver_error)
+        offers: dict[str, Offer] = {}
+        left_out = []
+        for resource in offered.resources:
+            try:
+                offers[resource.name] = offer(resource, offered.policy(resource), offered.grant, offered.start)
+            except ListTooLargeError as error:
+                left_out.append(str(error))
+        return offered, offers, tuple(left_out)
 
     def _tell_health(self, devices: tuple[Device, ...]) -> None:
         """Log and report each device whose health is another than at the last time."""

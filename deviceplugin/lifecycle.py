@@ -10,8 +10,8 @@ import asyncio
 import contextlib
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -21,7 +21,7 @@ import grpc.aio
 from deviceplugin import wire
 from deviceplugin.metrics import Metrics
 from deviceplugin.offers import Offer
-from deviceplugin.rivals import CHANNEL_OPTIONS, first_rival, is_served, plugin_sockets
+from deviceplugin.rivals import CHANNEL_OPTIONS, Rivals, is_served
 from deviceplugin.server import DevicePluginService
 from protos.deviceplugin.v1beta1.api_pb2_grpc import RegistrationStub
 
@@ -39,7 +39,10 @@ _DROPPED_SECONDS: Final = 2.0
 # What the kubelet does when a stream ends, it does to whoever registered last: let it do so before we register again.
 _SETTLE_SECONDS: Final = 0.25
 _GRACE_SECONDS: Final = 5.0
+_DRAIN_SECONDS: Final = 0.1
 _WITHDRAW_SECONDS: Final = 1.0
+# Neighbours that are new are asked whether they are rivals before we register, but a slow one does not hold us up.
+_NEIGHBOURS_SECONDS: Final = 0.3
 
 # Linux, unix(7): sun_path holds 108 bytes with its end.
 MAX_SOCKET_PATH: Final = 107
@@ -90,20 +93,24 @@ class Surroundings:
     Attributes:
         folder: Where the sockets are, ours and the kubelet's.
         kubelet_socket: None to serve without registering.
+        rivals: Other plugins for the same devices.
         state_changed: Called with the resource's name and why it is not served at present (empty if it is).
         withdrawn: Called with the name of a resource that is no longer served, and is not to be.
         allocated: Called after each Allocate.
-        own_sockets: File names of the sockets that are bound at present.
     """
 
     folder: Path
     kubelet_socket: Path | None
     ticker: Ticker
     metrics: Metrics
+    rivals: Rivals
     state_changed: Callable[[str, str], None]
     withdrawn: Callable[[str], None]
     allocated: Callable[[], None]
-    own_sockets: set[str] = field(default_factory=set)
+
+
+# The state of a resource at first, which is nobody's fault.
+NOT_REGISTERED: Final = "not registered with the kubelet yet"
 
 
 class AlreadyServedError(Exception):
@@ -120,17 +127,20 @@ class ResourceServer:
         self._socket = surroundings.folder / socket_name(offer.name)
         self._registration: _Registration | None = None
         self._drops = 0
-        self._rival: str | None = None
-        self._seen: dict[tuple[str, int], float] = {}
-        self.stopping = False
+        self._stop = asyncio.Event()
+
+    @property
+    def stopping(self) -> bool:
+        return self._stop.is_set()
 
     def stop(self) -> None:
         """Let `run` come to its end."""
-        self.stopping = True
+        self._stop.set()
         self._around.ticker.tick()
 
     async def run(self) -> None:
         """Serve; return once stopped and calls under way have been answered."""
+        self._around.state_changed(self.name, NOT_REGISTERED)
         while not self.stopping:
             try:
                 async with self._bound() as ours:
@@ -157,7 +167,7 @@ class ResourceServer:
             server.add_insecure_port(f"unix:{self._socket}")
         except RuntimeError as error:
             raise OSError(f"cannot listen on {self._socket}: {error}") from error
-        self._around.own_sockets.add(self._socket.name)
+        self._around.rivals.own.add(self._socket.name)
         await server.start()
         try:
             ours = identity(self._socket)
@@ -165,10 +175,25 @@ class ResourceServer:
                 raise OSError(f"{self._socket} vanished as soon as it was made")
             yield ours
         finally:
-            # Calls under way are answered within the grace; the streams would last for ever.
-            self.service.close()
-            await server.stop(_GRACE_SECONDS)
-            self._around.own_sockets.discard(self._socket.name)
+            await self._stop_serving(server)
+            self._around.rivals.own.discard(self._socket.name)
+
+    async def _stop_serving(self, server: grpc.aio.Server) -> None:
+        """Take no more calls, answer those under way, and only then end the streams.
+
+        The kubelet closes its whole connection as soon as a stream ends, and with it every call that is not answered
+        yet (devicemanager/plugin/v1beta1/handler.go): the pod would be rejected although its slices were granted.
+        """
+        stopped = asyncio.create_task(server.stop(_GRACE_SECONDS))
+        if self.service.streams:
+            loop = asyncio.get_running_loop()
+            end = loop.time() + _GRACE_SECONDS
+            while self.service.calls and loop.time() < end:  # noqa: ASYNC110 - a moment, at the very end
+                await asyncio.sleep(_DRAIN_SECONDS)
+            # An answer that was given may still be on its way.
+            await asyncio.sleep(_DRAIN_SECONDS)
+        self.service.close()
+        await stopped
 
     async def _clear_path(self) -> None:
         """Remove what a dead daemon left; never what a live one serves on."""
@@ -212,32 +237,29 @@ class ResourceServer:
                 if await self._may_register() and await self._register(self._around.kubelet_socket, kubelet):
                     retry_seconds = _FIRST_RETRY_SECONDS
                 else:
-                    await self._pause(retry_seconds)
+                    await self._back_off(retry_seconds, ours, kubelet)
                     retry_seconds = min(2 * retry_seconds, _LAST_RETRY_SECONDS)
             else:
-                await self._look_around(self._registration)
+                self._look_around(self._registration)
                 await self._pause(_LOOK_SECONDS)
 
     async def _may_register(self) -> bool:
         """Stay away while another plugin hands out our devices: to take over would be to hand them out twice."""
-        await self._look_for_rivals()
-        if self._rival is not None:
-            self._state(_conflict(self._rival, self.name))
-        return self._rival is None
+        await self._around.rivals.asked(_NEIGHBOURS_SECONDS)
+        conflict = self._conflict()
+        if conflict:
+            self._state(conflict)
+        return not conflict
 
-    async def _look_for_rivals(self) -> None:
-        """Ask the plugins that are new in the folder, until they had time to start, and those that are rivals."""
-        slices = self.service.offer.resource.slices
-        now = asyncio.get_running_loop().time()
-        found = plugin_sockets(self._around.folder, {"kubelet.sock", *self._around.own_sockets})
-        self._seen = {socket: self._seen.get(socket, now) for socket in found}
-        if self._rival is not None and self._rival not in {name for name, _ in found}:
-            self._rival = None
-        asked = {name for (name, _), since in self._seen.items() if now - since < _STREAM_SECONDS}
-        if self._rival is not None:
-            asked.add(self._rival)
-        if slices and asked:
-            self._rival = await first_rival(self._around.folder, asked, slices[0])
+    def _conflict(self) -> str:
+        """The sentence on another plugin for our devices; empty if there is none."""
+        rival = self._around.rivals.of({s.device.id for s in self.service.offer.resource.slices})
+        if rival is None:
+            return ""
+        return (
+            f"another device plugin ({rival}) hands out the same devices as {self.name}; remove one of the two, "
+            "such as NVIDIA's DaemonSet"
+        )
 
     async def _register(self, kubelet_socket: Path, kubelet: FileIdentity) -> bool:
         outcomes = self._around.metrics.registrations
@@ -246,7 +268,9 @@ class ResourceServer:
             async with grpc.aio.insecure_channel(f"unix:{kubelet_socket}", options=CHANNEL_OPTIONS) as channel:
                 needs_start = self.service.offer.start is not None
                 request = wire.register_request(self.name, self._socket.name, pre_start_required=needs_start)
-                await RegistrationStub(channel).Register(request, timeout=_REGISTER_SECONDS)
+                call = RegistrationStub(channel).Register(request, timeout=_REGISTER_SECONDS)
+                if not await self._done_before_stop(call):
+                    return False
         except grpc.aio.AioRpcError as error:
             outcomes.labels(self.name, "failed").inc()
             self._state(f"the kubelet did not take the registration: {error.code().name}: {error.details()}")
@@ -256,15 +280,14 @@ class ResourceServer:
         self._registration = _Registration(kubelet, streams_before, asyncio.get_running_loop().time())
         return True
 
-    async def _look_around(self, registration: "_Registration") -> None:
+    def _look_around(self, registration: "_Registration") -> None:
         """Notice that the kubelet, though alive, no longer listens to us, or listens to another as well."""
-        await self._look_for_rivals()
         now = asyncio.get_running_loop().time()
         if self.service.streams:
             registration.silent_since = None
             if now - registration.at > _LAST_RETRY_SECONDS:
                 self._drops = 0
-            self._state("" if self._rival is None else _conflict(self._rival, self.name))
+            self._state(self._conflict())
             return
         if registration.silent_since is None:
             registration.silent_since = now
@@ -277,6 +300,31 @@ class ResourceServer:
 
     def _forget_registration(self) -> None:
         self._registration = None
+
+    async def _back_off(self, seconds: float, ours: FileIdentity, kubelet: FileIdentity) -> None:
+        """Wait out the time, unless one of the two sockets becomes another; the folder changes often otherwise."""
+        assert self._around.kubelet_socket is not None
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        while not self.stopping and (left := end - loop.time()) > 0:
+            if identity(self._around.kubelet_socket) != kubelet or not _same_file(identity(self._socket), ours):
+                return
+            await self._pause(left)
+
+    async def _done_before_stop(self, call: Awaitable[object]) -> bool:
+        """Wait for a call, but not past a stop; returns whether it was answered."""
+        answered = asyncio.ensure_future(call)
+        stopped = asyncio.create_task(self._stop.wait())
+        try:
+            await asyncio.wait({answered, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if answered.done():
+                await answered
+                return True
+            return False
+        finally:
+            for task in (answered, stopped):
+                task.cancel()
+            await asyncio.gather(answered, stopped, return_exceptions=True)
 
     async def _pause(self, seconds: float) -> None:
         """Until something changes in the folder, or is wanted otherwise, or the time is over."""
@@ -302,13 +350,6 @@ class _Registration:
     streams_before: int
     at: float
     silent_since: float | None = None
-
-
-def _conflict(rival: str, name: str) -> str:
-    return (
-        f"another device plugin ({rival}) hands out the same devices as {name}; remove one of the two, "
-        "such as NVIDIA's DaemonSet"
-    )
 
 
 def _same_file(one: FileIdentity | None, other: FileIdentity) -> bool:

@@ -58,6 +58,12 @@ class Metrics:
         self.faults = Counter(
             "tasuki_faults", "Faults that the driver reported.", ["device", "critical"], registry=registry
         )
+        self.published = Gauge(
+            "tasuki_published", "Whether the node's labels and AcceleratorNode are up to date.", registry=registry
+        )
+        self.publish_failures = Gauge(
+            "tasuki_publish_failures", "Attempts to publish that failed, since the start.", registry=registry
+        )
         self.crashes = Counter(
             "tasuki_internal_errors", "Errors of our own that the process survived.", ["where"], registry=registry
         )

@@ -1,6 +1,5 @@
 """Which resources a machine's GPUs become under a configuration."""
 
-import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -137,7 +136,20 @@ def _offer(
 
 def matches(pattern: str, subject: str) -> bool:
     """Whether a pattern of NVIDIA's configuration fits: `*` stands for anything, all else for itself."""
-    return re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), subject) is not None
+    first, *rest = pattern.split("*")
+    if not rest:
+        return subject == pattern
+    *middle, last = rest
+    if not subject.startswith(first) or not subject.endswith(last) or len(subject) < len(first) + len(last):
+        return False
+    # The earliest place of each piece leaves the most for those after it.
+    end, place = len(subject) - len(last), len(first)
+    for piece in middle:
+        place = subject.find(piece, place, end)
+        if place < 0:
+            return False
+        place += len(piece)
+    return True
 
 
 def _shared(offered: dict[str, list[Device]], sharing: Sharing, misfits: list[str]) -> list[Resource]:
@@ -178,7 +190,9 @@ def _selected(entry: SharedResource, devices: Sequence[Device], misfits: list[st
         if entry.devices > len(in_order):
             misfits.append(f"{entry.name}: {entry.devices} devices are to be shared, but it has {len(in_order)}")
         return in_order[: entry.devices]
-    by_name = {name: device for device in in_order for name in (device.index, device.id)}
+    # A lost device keeps its index until the daemon ends, and one that is there may have got it since.
+    present_last = sorted(in_order, key=lambda device: device.health.healthy)
+    by_name = {name: device for device in present_last for name in (device.index, device.id)}
     if absent := [name for name in entry.devices if name not in by_name]:
         known = ", ".join(d.index for d in in_order)
         misfits.append(f"{entry.name}: there is no device {', '.join(absent)} to share; it has {known}")

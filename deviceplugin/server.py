@@ -5,13 +5,13 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
-from typing import Final, NoReturn
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from typing import Any, Final, NoReturn
 
 import grpc
 import grpc.aio
 
-from deviceplugin import wire
+from deviceplugin import rivals, wire
 from deviceplugin.container import RefusedError
 from deviceplugin.metrics import Metrics
 from deviceplugin.offers import Offer
@@ -21,7 +21,8 @@ from tasuki.devices.preference import PreferenceError
 
 log: Final = logging.getLogger(__name__)
 
-Context = grpc.aio.ServicerContext[object, object]
+Context = grpc.aio.ServicerContext[Any, Any]
+Method = Callable[[Any, Context], Awaitable[Any]]
 
 
 class DevicePluginService:
@@ -37,6 +38,8 @@ class DevicePluginService:
         """How many ListAndWatch streams are open."""
         self.streams_opened = 0
         """How many there have been in all."""
+        self.calls = 0
+        """How many other calls are being answered."""
 
     @property
     def offer(self) -> Offer:
@@ -75,22 +78,32 @@ class DevicePluginService:
                 ),
                 "ListAndWatch": grpc.unary_stream_rpc_method_handler(self.ListAndWatch, api_pb2.Empty.FromString, None),
                 "GetPreferredAllocation": unary(
-                    self.GetPreferredAllocation,
+                    self._counted(self.GetPreferredAllocation),
                     api_pb2.PreferredAllocationRequest.FromString,
                     api_pb2.PreferredAllocationResponse.SerializeToString,
                 ),
                 "Allocate": unary(
-                    self.Allocate,
+                    self._counted(self.Allocate),
                     api_pb2.AllocateRequest.FromString,
                     api_pb2.AllocateResponse.SerializeToString,
                 ),
                 "PreStartContainer": unary(
-                    self.PreStartContainer,
+                    self._counted(self.PreStartContainer),
                     api_pb2.PreStartContainerRequest.FromString,
                     api_pb2.PreStartContainerResponse.SerializeToString,
                 ),
             },
         )
+
+    def _counted(self, method: Method) -> Method:
+        async def counted(request: Any, context: Context) -> Any:
+            self.calls += 1
+            try:
+                return await method(request, context)
+            finally:
+                self.calls -= 1
+
+        return counted
 
     async def GetDevicePluginOptions(self, _request: api_pb2.Empty, _context: Context) -> api_pb2.DevicePluginOptions:
         return wire.options(pre_start_required=self._offer.start is not None)
@@ -116,8 +129,8 @@ class DevicePluginService:
         self, request: api_pb2.PreferredAllocationRequest, context: Context
     ) -> api_pb2.PreferredAllocationResponse:
         offer, started = self._offer, time.perf_counter()
-        if not self.streams:
-            # Not the kubelet, then, but a daemon that looks whether we are in its way (see rivals).
+        if not self.streams and any(key == rivals.PROBE_METADATA for key, _ in context.invocation_metadata() or ()):
+            # A daemon that looks whether we are in its way: we are not, before the kubelet listens to us.
             await context.abort(grpc.StatusCode.UNAVAILABLE, f"the kubelet does not listen to us for {offer.name}")
         try:
             chosen = [

@@ -6,7 +6,7 @@ from typing import Final
 from deviceplugin.container import ContainerEdits
 from deviceplugin.resources import Resource
 from protos.deviceplugin.v1beta1 import api_pb2
-from tasuki.devices.model import Health, Place, Slice
+from tasuki.devices.model import Health, Place, Slice, unhealthy
 
 API_VERSION: Final = "v1beta1"
 
@@ -14,6 +14,8 @@ API_VERSION: Final = "v1beta1"
 # client defaultMaxReceiveMessageSize). What is larger it drops, and the node advertises nothing.
 MAX_LIST_BYTES: Final = 4 * 1024 * 1024
 
+_SICK: Final = unhealthy("in the worst case")
+_LONGEST_ID: Final = 127
 _HEALTHY: Final = "Healthy"
 _UNHEALTHY: Final = "Unhealthy"
 
@@ -47,28 +49,27 @@ def list_response(resource: Resource) -> bytes:
         ListTooLargeError: The kubelet would refuse the message.
     """
     parts: list[bytes] = []
-    tails: dict[tuple[Health, Place], bytes] = {}
-    size = 0
-    largest = 0
+    tails: dict[tuple[Health, Place], tuple[bytes, int]] = {}
+    # A list that fits while all is well must still fit when every slice turns unhealthy.
+    worst_bytes = largest_bytes = 0
     for a_slice in resource.slices:
         key = (a_slice.device.health, a_slice.device.place)
-        tail = tails.get(key)
-        if tail is None:
-            tail = tails[key] = _device_tail(*key)
+        if key not in tails:
+            tails[key] = _device_tail(*key), len(_device_tail(_SICK, key[1]))
+        tail, sick_tail_bytes = tails[key]
         slice_id = a_slice.id.encode()
-        body = len(slice_id) + len(tail) + 2
-        if len(slice_id) > 127:
-            raise ListTooLargeError(f"slice id {a_slice.id!r} is longer than 127 bytes")
-        element = b"\x0a" + _varint(body) + b"\x0a" + _varint(len(slice_id)) + slice_id + tail
-        parts.append(element)
-        size += len(element)
-        largest = max(largest, len(element) + _sick_surplus(key[0]))
-    # A list that fits while all is well must still fit when every slice turns unhealthy.
-    worst = largest * len(parts)
-    if worst > MAX_LIST_BYTES:
+        if len(slice_id) > _LONGEST_ID:
+            raise ListTooLargeError(f"slice id {a_slice.id!r} is longer than {_LONGEST_ID} bytes")
+        body = b"\x0a" + _varint(len(slice_id)) + slice_id + tail
+        parts.append(b"\x0a" + _varint(len(body)) + body)
+        sick_bytes = len(body) - len(tail) + sick_tail_bytes
+        sick_bytes += 1 + len(_varint(sick_bytes))
+        worst_bytes += sick_bytes
+        largest_bytes = max(largest_bytes, sick_bytes)
+    if worst_bytes > MAX_LIST_BYTES:
         raise ListTooLargeError(
             f"{resource.name} has {len(parts)} slices, but the kubelet takes {MAX_LIST_BYTES} bytes in one list: "
-            f"at most {MAX_LIST_BYTES // largest} of them fit; lower its replicas"
+            f"at most {MAX_LIST_BYTES // largest_bytes} of them fit; lower its replicas"
         )
     return b"".join(parts)
 
@@ -79,11 +80,6 @@ def _device_tail(health: Health, place: Place) -> bytes:
     if place.numa_node is not None:
         device.topology.nodes.add(ID=place.numa_node)
     return device.SerializeToString(deterministic=True)
-
-
-def _sick_surplus(health: Health) -> int:
-    """How many bytes longer an element can be once its device is unhealthy: two letters, and its own length."""
-    return 3 if health.healthy else 0
 
 
 def _varint(number: int) -> bytes:

@@ -20,23 +20,28 @@ class Classes:
         regions: Of fpga_region.
         managers: Of fpga_manager.
         opae: Of Intel's older driver.
-        sensors: Of hwmon, by the PCI function that they hang under.
     """
 
     def __init__(self, sysfs: Sysfs) -> None:
         self.regions: Final = _members(sysfs, "fpga_region")
         self.managers: Final = _members(sysfs, "fpga_manager")
         self.opae: Final = _members(sysfs, "fpga")
-        self.sensors: Final[dict[str, list[str]]] = {}
-        # Sensors cost a readlink each, and a server has dozens.
-        if self.regions or self.managers or self.opae:
-            for folder in _members(sysfs, "hwmon"):
-                if addresses := pci_addresses(folder):
-                    self.sensors.setdefault(addresses[-1], []).append(folder)
+        self._sysfs: Final = sysfs
+        self._sensors: dict[str, list[str]] | None = None
 
     def managers_of(self, address: str) -> list[str]:
         """The fpga_managers of a PCI function."""
         return [folder for folder in self.managers if pci_addresses(folder)[-1:] == (address,)]
+
+    def sensors_of(self, address: str) -> list[str]:
+        """The folders of hwmon that hang under a PCI function, its board controller's among them."""
+        if self._sensors is None:
+            # Only now: it costs a readlink for each of a server's dozens of sensors.
+            self._sensors = {}
+            for folder in _members(self._sysfs, "hwmon"):
+                for parent in pci_addresses(folder)[-1:]:
+                    self._sensors.setdefault(parent, []).append(folder)
+        return self._sensors.get(address, [])
 
 
 def _members(sysfs: Sysfs, name: str) -> list[str]:
@@ -55,9 +60,13 @@ def manager_reasons(sysfs: Sysfs, manager: str) -> list[str]:
     return reasons
 
 
-def sensor_reasons(sysfs: Sysfs, folders: list[str]) -> list[str]:
-    """Which of a card's sensors stand at or above their critical limit."""
-    reasons = []
+def sensor_reasons(sysfs: Sysfs, classes: Classes, address: str) -> list[str]:
+    """Which of a PCI function's sensors stand at or above their critical limit."""
+    reasons: list[str] = []
+    try:
+        folders = classes.sensors_of(address)
+    except AttributeUnreadableError as error:
+        return [str(error)]
     for folder in folders:
         try:
             reasons += _alarms(sysfs, folder)

@@ -6,8 +6,8 @@ from typing import Final
 from tasuki.devices.model import HEALTHY, Health, unhealthy
 
 # The states of an fpga_manager (Linux, Documentation/ABI/testing/sysfs-class-fpga-manager and drivers/fpga/fpga-mgr.c).
-# `unknown` is no complaint: Intel's FME manager says so until the first image since boot is written, and Zynq UltraScale+
-# says so while nothing is configured. `power up` and `reset` are those of an FPGA that waits for its first image.
+# `unknown` is no complaint: Intel's FME manager says so until the first image since boot is written, and that of Zynq
+# UltraScale+ while nothing is configured. `power up` and `reset` are those of an FPGA that waits for its first image.
 IDLE_STATES: Final = frozenset({"unknown", "power up", "reset", "operating"})
 EMPTY_STATES: Final = frozenset({"power up", "reset"})
 PROGRAMMING_STATES: Final = frozenset({"firmware request", "parse header", "write init", "write", "write complete"})

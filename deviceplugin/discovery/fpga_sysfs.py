@@ -10,6 +10,9 @@ from typing import Final
 # The kernel gives an attribute at most one page; nothing that is read here comes near this.
 _LIMIT_BYTES: Final = 4096
 _PCI_ADDRESS: Final = re.compile(r"[0-9a-f]{4,}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
+_LEAST: Final = -(2**63)
+_MOST: Final = 2**64 - 1
+_NO_NUMBER: Final = 2**64
 # What open or read answers where a driver has no such attribute.
 _ABSENT: Final = frozenset({errno.ENOENT, errno.ENOTDIR})
 
@@ -22,7 +25,7 @@ class AttributeUnreadableError(Exception):
     """
 
     def __init__(self, path: str, reason: str, number: int = 0) -> None:
-        super().__init__(f"{path} cannot be read: {reason}")
+        super().__init__(f"/sys/{path} cannot be read: {reason}")
         self.number: Final = number
 
 
@@ -77,11 +80,14 @@ class Sysfs:
         if text is None:
             return None
         try:
-            return int(text, 0)
+            number = int(text, 0)
         except ValueError:
-            raise AttributeUnreadableError(path, f"{text[:32]!r} is not a number") from None
+            number = _NO_NUMBER
+        if not _LEAST <= number <= _MOST:
+            raise AttributeUnreadableError(path, f"{text[:32]!r} is not a number of 64 bits")
+        return number
 
-    def bytes(self, path: str) -> bytes:
+    def raw(self, path: str) -> bytes:
         """A short binary attribute; empty where there is none, or it cannot be read."""
         try:
             return self._content(path)[:_LIMIT_BYTES]

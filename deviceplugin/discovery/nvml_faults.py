@@ -1,5 +1,6 @@
 """Waiting for the errors that NVIDIA's driver reports."""
 
+import ctypes
 import threading
 import time
 from collections.abc import Sequence
@@ -31,6 +32,8 @@ class FaultWaiter:
         self._generation = 0
         self._events: Any = None
         self._watched: set[str] = set()
+        # By the handle's address: a GPU that is lost no longer tells its name, and its last event is why.
+        self._names: dict[int, str] = {}
         self._mute: set[str] = set()
         self._failed: set[str] = set()
         self._followed: tuple[str, ...] = ()
@@ -75,7 +78,7 @@ class FaultWaiter:
         if generation != self._generation:
             # The former event set ended with its initialisation of NVML.
             self._generation, self._events = generation, None
-            self._watched, self._mute, self._failed = set(), set(), set()
+            self._watched, self._mute, self._failed, self._names = set(), set(), set(), {}
         wanted = self._wanted
         if wanted is not self._followed:  # a new scan: what failed may have come back
             self._followed = wanted
@@ -99,6 +102,7 @@ class FaultWaiter:
         if self._events is None:
             self._events = pynvml.nvmlEventSetCreate()
         handle = pynvml.nvmlDeviceGetHandleByUUID(gpu)
+        self._names[_address(handle)] = gpu
         try:
             mask = pynvml.nvmlDeviceGetSupportedEventTypes(handle) & _MASK
             if mask:
@@ -122,9 +126,23 @@ class FaultWaiter:
             except pynvml.NVMLError as error:
                 return faults + self._after_failure(error)
             if event.eventType & _MASK:
-                faults.append(_fault(event))
+                faults += self._faults_of(event)
             milliseconds = 0  # take what else is there, without waiting for more
         return faults
+
+    def _faults_of(self, event: Any) -> list[Fault]:
+        xid = int(event.eventData)
+        gi, ci = _instance(event.gpuInstanceId), _instance(event.computeInstanceId)
+        try:
+            return [Fault(pynvml.nvmlDeviceGetUUID(event.device), f"XID {xid}", xid, gi, ci)]
+        except pynvml.NVMLError as error:
+            known = self._names.get(_address(event.device))
+            if known is not None:
+                return [Fault(known, f"XID {xid}", xid, gi, ci)]
+            reason = f"XID {xid} on a GPU that does not tell its name: {error}"
+        # One of those that do not answer; where all answer, it may be any.
+        lost = [Fault(gpu, reason, xid) for gpu in sorted(self._watched) if not _answers(gpu)]
+        return lost or [Fault(None, reason, xid)]
 
     def _after_failure(self, error: pynvml.NVMLError) -> list[Fault]:
         """Waiting failed for the whole set: go on without the GPUs that are the cause."""
@@ -147,13 +165,8 @@ def _answers(gpu: str) -> bool:
     return True
 
 
-def _fault(event: Any) -> Fault:
-    xid = int(event.eventData)
-    try:
-        gpu = pynvml.nvmlDeviceGetUUID(event.device)
-    except pynvml.NVMLError as error:
-        return Fault(None, f"XID {xid} on a GPU that does not tell its name: {error}", xid)
-    return Fault(gpu, f"XID {xid}", xid, _instance(event.gpuInstanceId), _instance(event.computeInstanceId))
+def _address(handle: Any) -> int:
+    return ctypes.cast(handle, ctypes.c_void_p).value or 0
 
 
 def _instance(number: int) -> int | None:

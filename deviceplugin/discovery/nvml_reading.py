@@ -151,28 +151,37 @@ def _mig_instances(gpu_handle: Any, gpu: Device, minor: int, kernel: KernelFiles
             handle = pynvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu_handle, n)
         except pynvml.NVMLError_NotFound:
             continue  # the numbers may have holes
-        gi = pynvml.nvmlDeviceGetGpuInstanceId(handle)
-        ci = pynvml.nvmlDeviceGetComputeInstanceId(handle)
-        attributes = pynvml.nvmlDeviceGetAttributes(handle)
-        profile_id = pynvml.nvmlGpuInstanceGetInfo(pynvml.nvmlDeviceGetGpuInstanceById(gpu_handle, gi)).profileId
-        profile = Profile(
-            attributes.computeInstanceSliceCount,
-            attributes.gpuInstanceSliceCount,
-            rounded_gigabytes(attributes.memorySizeMB, gpu.memory_bytes),
-            suffixes.get(profile_id, ""),
-        )
-        device = Device(
-            id=pynvml.nvmlDeviceGetUUID(handle),
-            kind=DeviceKind.MIG,
-            index=f"{gpu.index}:{n}",
-            model=gpu.model,
-            memory_bytes=attributes.memorySizeMB * 2**20,
-            place=gpu.place,
-            parent=gpu.id,
-            profile=str(profile),
-        )
-        minors = sysfs.mig_capability_minors(kernel.mig_minors, minor, gi, ci)
-        yield MigInstance(device, gi, ci, minors, _attributes(attributes))
+        try:
+            yield _mig_instance(gpu_handle, handle, gpu, f"{gpu.index}:{n}", minor, kernel, suffixes)
+        except (pynvml.NVMLError_NotFound, pynvml.NVMLError_InvalidArgument):
+            continue  # taken apart while we looked: the next scan sees what it became
+
+
+def _mig_instance(  # noqa: PLR0913 - a MIG device is spread over as many questions
+    gpu_handle: Any, handle: Any, gpu: Device, index: str, minor: int, kernel: KernelFiles, suffixes: dict[int, str]
+) -> MigInstance:
+    gi = pynvml.nvmlDeviceGetGpuInstanceId(handle)
+    ci = pynvml.nvmlDeviceGetComputeInstanceId(handle)
+    attributes = pynvml.nvmlDeviceGetAttributes(handle)
+    profile_id = pynvml.nvmlGpuInstanceGetInfo(pynvml.nvmlDeviceGetGpuInstanceById(gpu_handle, gi)).profileId
+    profile = Profile(
+        attributes.computeInstanceSliceCount,
+        attributes.gpuInstanceSliceCount,
+        rounded_gigabytes(attributes.memorySizeMB, gpu.memory_bytes),
+        suffixes.get(profile_id, ""),
+    )
+    device = Device(
+        id=pynvml.nvmlDeviceGetUUID(handle),
+        kind=DeviceKind.MIG,
+        index=index,
+        model=gpu.model,
+        memory_bytes=attributes.memorySizeMB * 2**20,
+        place=gpu.place,
+        parent=gpu.id,
+        profile=str(profile),
+    )
+    minors = sysfs.mig_capability_minors(kernel.mig_minors, minor, gi, ci)
+    return MigInstance(device, gi, ci, minors, _attributes(attributes))
 
 
 def _attributes(attributes: Any) -> MigAttributes:

@@ -25,16 +25,19 @@ class SeenGpus:
             index behind which no GPU was ever seen.
         """
         present = {gpu.device.id for gpu in found}
-        missing = {gpu.device.index: gpu for gpu in self._gpus.values() if gpu.device.id not in present}
+        # Two may have had one index, when the driver moved the others up after a loss.
+        missing: dict[str, list[Gpu]] = {}
+        for gpu in self._gpus.values():
+            if gpu.device.id not in present:
+                missing.setdefault(gpu.device.index, []).append(gpu)
         gpus = list(found)
         unreadable = []
         for index, reason in sorted(failed.items()):
-            gpu = missing.pop(str(index), None)
-            if gpu is None:
+            known = missing.pop(str(index), [])
+            gpus += [_lost(gpu, reason) for gpu in known]
+            if not known:
                 unreadable.append(f"GPU {index} cannot be read and is left out: {reason}")
-            else:
-                gpus.append(_lost(gpu, reason))
-        gpus += [_lost(gpu, "the driver no longer lists it") for gpu in missing.values()]
+        gpus += [_lost(gpu, "the driver no longer lists it") for same in missing.values() for gpu in same]
         self._gpus = {gpu.device.id: gpu for gpu in gpus}
         gpus.sort(key=lambda gpu: (index_order(gpu.device), gpu.device.id))
         return tuple(gpus), tuple(unreadable)

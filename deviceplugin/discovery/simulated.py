@@ -98,12 +98,12 @@ class SimulatedSource:
         self._closed.set()
 
     def _new_faults(self) -> list[Fault]:
-        """XIDs that were not in the file when it was last looked at."""
+        """XIDs and losses that were not in the file when it was last looked at."""
         described = self._read()
         current = {
-            gpu.device.id: _fault(gpu, fault.xid, fault)
+            gpu.device.id: _fault(gpu, fault)
             for gpu in described.machine.gpus
-            if (fault := described.faults[gpu.device.id]).xid is not None
+            if (fault := described.faults[gpu.device.id]).xid is not None or fault.lost
         }
         new = [fault for gpu, fault in current.items() if self._reported.get(gpu) != fault]
         self._reported = current
@@ -140,5 +140,7 @@ def condition_of(fault: FaultDescription) -> Condition:
     )
 
 
-def _fault(gpu: Gpu, xid: int, fault: FaultDescription) -> Fault:
-    return Fault(device=gpu.device.id, reason=f"XID {xid}", xid=xid, gi=fault.gi, ci=fault.ci)
+def _fault(gpu: Gpu, fault: FaultDescription) -> Fault:
+    if fault.lost:
+        return Fault(gpu.device.id, "GPU is lost")
+    return Fault(gpu.device.id, f"XID {fault.xid}", fault.xid, fault.gi, fault.ci)

@@ -17,6 +17,10 @@ class PreferenceError(ValueError):
 
 def check(available: Sequence[Slice], required: Sequence[Slice], size: int) -> None:
     """Refuse a request that no choice could satisfy."""
+    repeated = [s.id for s in available] if len({s.id for s in available}) < len(available) else []
+    repeated += [s.id for s in required] if len({s.id for s in required}) < len(required) else []
+    if repeated:
+        raise PreferenceError(f"a slice is named twice: {sorted(repeated)}")
     missing = sorted({s.id for s in required} - {s.id for s in available})
     if missing:
         raise PreferenceError(f"the slices that must be included are not all available: {missing}")

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socket import AF_INET, AF_INET6
 from threading import Thread
 from typing import Final, Self
 
@@ -38,7 +39,7 @@ class OperatorServer:
             "/readyz": lambda _: _page(readiness.report(), ok=readiness.ready),
             "/healthz": lambda _: _page("ok\n" if alive() else "the event loop is stuck\n", ok=alive()),
         }
-        self._server = ThreadingHTTPServer(address, self._handler())
+        self._server = _Server(address, self._handler())
         self._server.daemon_threads = True
         self._thread = Thread(target=self._server.serve_forever, name="operator-http", daemon=True)
 
@@ -81,6 +82,12 @@ class OperatorServer:
                 log.debug("http request %s", format % args)
 
         return Handler
+
+
+class _Server(ThreadingHTTPServer):
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        self.address_family = AF_INET6 if ":" in address[0] else AF_INET
+        super().__init__(address, handler)
 
 
 def _page(text: str, *, ok: bool = True, status: HTTPStatus | None = None) -> tuple[HTTPStatus, str, bytes]:

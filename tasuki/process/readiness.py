@@ -12,12 +12,17 @@ class Readiness:
 
     def __init__(self, *names: str) -> None:
         self._reasons: Mapping[str, str] = MappingProxyType(dict.fromkeys(names, "not yet known"))
+        self._notes: Mapping[str, str] = MappingProxyType({})
 
     def met(self, name: str) -> None:
         self._put(name, "")
 
     def unmet(self, name: str, reason: str) -> None:
         self._put(name, reason)
+
+    def note(self, name: str, text: str) -> None:
+        """Tell of something that does not keep the process from its work; an empty text takes it back."""
+        self._notes = MappingProxyType({n: t for n, t in (*self._notes.items(), (name, text)) if t})
 
     def forget(self, name: str) -> None:
         """Drop a condition that no longer applies."""
@@ -38,4 +43,5 @@ class Readiness:
     def report(self) -> str:
         """The body of /readyz, one line a condition, as the API server's own /readyz writes it."""
         lines = [f"[-]{name} {reason}" if reason else f"[+]{name} ok" for name, reason in self._reasons.items()]
+        lines += [f"[!]{name} {text}" for name, text in self._notes.items()]
         return "\n".join([*lines, "ready" if self.ready else "not ready", ""])

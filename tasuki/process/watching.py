@@ -44,17 +44,19 @@ class FolderWatch:
             self._inotify.close()
             self._inotify = None
 
-    async def wait(self, at_most_seconds: float) -> None:
-        """Return after a change, or after `at_most_seconds` without one."""
+    async def wait(self, at_most_seconds: float) -> bool:
+        """Return after a change, with True, or after `at_most_seconds` without one."""
         self._add_missing()
         if self._inotify is None:
             await asyncio.sleep(at_most_seconds)
-            return
+            return False
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(at_most_seconds):
                 event = await self._inotify.get()
                 if event.mask & (Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.IGNORED):
                     self._watched.clear()
+                return True
+        return False
 
     def _add_missing(self) -> None:
         """Watch folders that have appeared since; a folder that was replaced is watched anew."""

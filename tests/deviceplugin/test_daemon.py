@@ -218,6 +218,21 @@ async def test_a_gpu_recovers_only_once_the_driver_asks_for_nothing_more(folder:
         await running.kubelet.wait_for(healthy(1), SECONDS)
 
 
+async def test_a_configuration_that_did_not_fit_comes_into_force_once_it_does(folder: Path) -> None:
+    machine = described(folder, "t4")
+    config = {"tasuki": {"rescanSeconds": 1}}
+    async with daemon(folder, "--simulate", str(machine), config=yaml.safe_dump(config)) as running:
+        await running.kubelet.wait_for(healthy(1), SECONDS)
+        replace(folder / "config.yaml", yaml.safe_dump({**config, **yaml.safe_load(sharing(2, devices=["0", "1"]))}))
+        await running.answers("/readyz", "no device 1")
+
+        description = yaml.safe_load(machine.read_text())
+        (one,) = description["gpus"]
+        description["gpus"].append({**one, "pciePath": "pci0000:00/0000:00:1f.0"})
+        replace(machine, yaml.safe_dump(description))
+        await running.kubelet.wait_for(healthy(4), SECONDS)
+
+
 async def test_mig_devices_that_are_cut_anew_are_noticed(folder: Path) -> None:
     machine = described(folder, "a100-mig")
     config = yaml.safe_dump({"flags": {"migStrategy": "mixed"}, "tasuki": {"rescanSeconds": 1}})
@@ -335,9 +350,14 @@ async def test_cdi_specifications_are_written_before_anything_is_offered(folder:
 
 async def test_a_cdi_folder_that_cannot_be_written_offers_nothing_and_says_why(folder: Path) -> None:
     (folder / "cdi").write_text("in the way")
-    config = yaml.safe_dump({"flags": {"plugin": {"deviceListStrategy": ["cdi-cri"]}}})
+    flags = {"plugin": {"deviceListStrategy": ["cdi-cri"]}}
+    config = yaml.safe_dump({"flags": flags, "tasuki": {"rescanSeconds": 1}})
     async with daemon(folder, "--simulate", "t4", config=config) as running:
         resources = await running.kubelet.wait_for(lambda r: GPU in r and r[GPU].capacity == 1, SECONDS)
 
         assert resources[GPU].allocatable == 0
         assert await running.answers("/readyz", "--cdi-root")
+
+        (folder / "cdi").unlink()
+        await running.kubelet.wait_for(healthy(1), SECONDS)
+        await running.answers("/readyz", "\nready\n")

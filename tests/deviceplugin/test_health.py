@@ -1,10 +1,22 @@
 """When a device is handed out, and when not."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deviceplugin.health import Fault, HealthBook, XidFilter, XidListError, judged, probed, record, xid_filter
+from deviceplugin.health import (
+    Fault,
+    HealthBook,
+    XidFilter,
+    XidListError,
+    judged,
+    probed,
+    record,
+    without_lost_parts,
+    xid_filter,
+)
 from deviceplugin.machine import Machine
 from tests.builders import a_gpu, a_machine, a_mig_instance
 
@@ -114,6 +126,15 @@ def test_a_probe_says_nothing_about_another_gpu() -> None:
     book = book_of(fault("GPU-1"))
 
     assert probe(book, (0, ""), (100, "")) == book
+
+
+def test_an_ailment_ends_with_the_mig_device_that_had_it() -> None:
+    book = book_of(fault("GPU-1", gi=1, ci=0), fault("GPU-0"))
+    anew = replace(a_mig_instance(1, 0), device=replace(a_mig_instance(1, 0).device, id="MIG-new"))
+    after = a_machine(a_gpu(0), a_gpu(1, mig=(anew, a_mig_instance(1, 1))))
+
+    assert sick(judged(after, without_lost_parts(book, MACHINE, after))) == {"GPU-0"}
+    assert without_lost_parts(book, MACHINE, MACHINE) == book
 
 
 @given(st.lists(st.tuples(st.sampled_from(["", "sick"]), st.floats(1, 100)), max_size=20))

@@ -13,7 +13,7 @@ from deviceplugin.config.model import (
     SharingStrategy,
 )
 from deviceplugin.machine import Machine
-from deviceplugin.resources import plan
+from deviceplugin.resources import matches, plan
 from tasuki.devices.model import unhealthy
 from tests.builders import a_gpu, a_machine, a_mig_instance
 
@@ -157,6 +157,22 @@ def test_patterns_name_models_and_profiles() -> None:
         "nvidia.com/small": "MIG-1-0 MIG-1-1",
         "nvidia.com/big": "MIG-1-2",
     }
+
+
+@pytest.mark.parametrize(
+    ("pattern", "subject", "expected"),
+    [
+        pytest.param("*", "", True, id="anything"),
+        pytest.param("A*0", "A100", True, id="both ends"),
+        pytest.param("A10*100", "A100", False, id="ends must not overlap"),
+        pytest.param("*1*0*", "A100", True, id="pieces in order"),
+        pytest.param("*0*1*", "A100", False, id="pieces out of order"),
+        pytest.param("A?00", "A100", False, id="only the star is special"),
+        pytest.param("*" * 50 + "b", "a" * 200, False, id="many stars take no time"),
+    ],
+)
+def test_patterns(pattern: str, subject: str, expected: bool) -> None:
+    assert matches(pattern, subject) is expected
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,13 @@ from deviceplugin.lifecycle import Surroundings, Ticker, socket_name
 from deviceplugin.metrics import Metrics
 from deviceplugin.offers import Offer, offer
 from deviceplugin.resources import Resource
-from deviceplugin.rivals import CHANNEL_OPTIONS
+from deviceplugin.rivals import CHANNEL_OPTIONS, Rivals
 from protos.deviceplugin.v1beta1 import api_pb2
-from protos.deviceplugin.v1beta1.api_pb2_grpc import DevicePluginStub
+from protos.deviceplugin.v1beta1.api_pb2_grpc import (
+    DevicePluginServicer,
+    DevicePluginStub,
+    add_DevicePluginServicer_to_server,
+)
 from tasuki.devices.model import Health, Slice, slices_of, unhealthy
 from tasuki.devices.preference import spread
 from tasuki.process.watching import FolderWatch
@@ -72,7 +76,7 @@ class Served:
 
 @asynccontextmanager
 async def serving(folder: Path, *offers: Offer, register: bool = True) -> AsyncIterator[Served]:
-    ticker, metrics = Ticker(), Metrics()
+    ticker, metrics, rivals = Ticker(), Metrics(), Rivals(folder)
     states: dict[str, str] = {}
     told: list[str] = []
 
@@ -87,6 +91,7 @@ async def serving(folder: Path, *offers: Offer, register: bool = True) -> AsyncI
             kubelet_socket=folder / "kubelet.sock" if register else None,
             ticker=ticker,
             metrics=metrics,
+            rivals=rivals,
             state_changed=state_changed,
             withdrawn=lambda name: told.append(f"{name} withdrawn"),
             allocated=lambda: told.append("allocated"),
@@ -96,17 +101,24 @@ async def serving(folder: Path, *offers: Offer, register: bool = True) -> AsyncI
         async def tick() -> None:
             with FolderWatch([folder]) as watch:
                 while True:
-                    await watch.wait(1.0)
-                    ticker.tick()
+                    if await watch.wait(1.0):
+                        ticker.tick()
 
-        ticking = group.create_task(tick())
+        async def look() -> None:
+            while True:
+                if await rivals.look():
+                    ticker.tick()
+                await ticker.wait(1.0)
+
+        background = [group.create_task(tick()), group.create_task(look())]
         served = Served(folder, fleet, metrics, states, told)
         served.serve(*offers)
         try:
             yield served
         finally:
             await fleet.stop()
-            ticking.cancel()
+            for task in background:
+                task.cancel()
 
 
 @asynccontextmanager
@@ -285,6 +297,105 @@ async def test_a_plugin_that_takes_the_devices_later_is_an_error_that_says_so(tm
             await anext(aiter(stream))
             await served.until("hands out the same devices as nvidia.com/gpu; remove one of the two")
         await served.until("")
+
+
+class Foreign(DevicePluginServicer):
+    """Another vendor's plugin for some devices, which answers preferences in its own way."""
+
+    def __init__(self, devices: Sequence[str], preference: str) -> None:
+        self._devices = devices
+        self._preference = preference
+
+    async def ListAndWatch(
+        self, request: api_pb2.Empty, context: grpc.aio.ServicerContext[object, object]
+    ) -> AsyncIterator[api_pb2.ListAndWatchResponse]:
+        yield api_pb2.ListAndWatchResponse(devices=[api_pb2.Device(ID=d, health="Healthy") for d in self._devices])
+        await asyncio.Event().wait()
+
+    async def GetPreferredAllocation(
+        self, request: api_pb2.PreferredAllocationRequest, context: grpc.aio.ServicerContext[object, object]
+    ) -> api_pb2.PreferredAllocationResponse:
+        if self._preference == "unimplemented":
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED)
+        if self._preference == "empty":
+            return api_pb2.PreferredAllocationResponse()
+        if self._preference == "slow":
+            await asyncio.sleep(SECONDS)
+        (asked,) = request.container_requests
+        if not set(asked.available_deviceIDs) <= set(self._devices):
+            await context.abort(grpc.StatusCode.UNKNOWN, "unknown device")
+        chosen = api_pb2.ContainerPreferredAllocationResponse(deviceIDs=asked.available_deviceIDs)
+        return api_pb2.PreferredAllocationResponse(container_responses=[chosen])
+
+
+@asynccontextmanager
+async def foreign(folder: Path, devices: Sequence[str], preference: str) -> AsyncIterator[None]:
+    server = grpc.aio.server()
+    add_DevicePluginServicer_to_server(Foreign(devices, preference), server)  # type: ignore[no-untyped-call]
+    server.add_insecure_port(f"unix:{folder / 'foreign.sock'}")
+    await server.start()
+    try:
+        yield
+    finally:
+        await server.stop(None)
+
+
+@pytest.mark.parametrize("preference", ["named", "unimplemented", "empty"])
+@pytest.mark.parametrize("theirs", [["GPU-1"], ["GPU-1::0", "GPU-1::1"]], ids=["whole", "shared"])
+async def test_a_foreign_plugin_for_one_of_our_devices_is_found(
+    tmp_path: Path, preference: str, theirs: list[str]
+) -> None:
+    async with Kubelet(tmp_path), foreign(tmp_path, theirs, preference), serving(tmp_path, an_offer()) as served:
+        await served.until("(foreign.sock) hands out the same devices as nvidia.com/gpu")
+
+
+@pytest.mark.parametrize("preference", ["named", "unimplemented", "empty"])
+async def test_a_foreign_plugin_for_other_devices_is_left_alone(tmp_path: Path, preference: str) -> None:
+    async with Kubelet(tmp_path) as kubelet, foreign(tmp_path, ["FPGA-0"], preference):
+        async with serving(tmp_path, an_offer()) as served:
+            await kubelet.wait_for(offers(2), SECONDS)
+            await served.until("")
+
+
+async def test_a_neighbour_that_does_not_answer_holds_nobody_up(tmp_path: Path) -> None:
+    async with Kubelet(tmp_path) as kubelet, foreign(tmp_path, ["FPGA-0"], "slow"), serving(tmp_path, an_offer()):
+        # Half of the neighbour's time.
+        await kubelet.wait_for(offers(2), SECONDS / 2)
+
+
+async def test_a_granted_allocation_reaches_a_kubelet_that_hangs_up_with_the_stream(tmp_path: Path) -> None:
+    one = api_pb2.AllocateRequest(container_requests=[api_pb2.ContainerAllocateRequest(devices_ids=["GPU-0"])])
+    async with serving(tmp_path, an_offer(), register=False) as served:
+        for _ in range(20):
+            async with plugin(tmp_path) as stub:
+                stream = stub.ListAndWatch(api_pb2.Empty(), timeout=SECONDS)
+                await anext(aiter(stream))
+                call = asyncio.ensure_future(stub.Allocate(one, timeout=SECONDS))
+                while not served.told.count("allocated"):
+                    await asyncio.sleep(0)
+                server = served.fleet._running[GPU].server
+                server.stop()
+                # As the real kubelet: when the stream ends, the whole connection is closed.
+                async for _ in stream:
+                    pass
+                call_done = call.done()
+                answer = await call
+            assert call_done
+            assert dict(answer.container_responses[0].envs) == {"GOT": "GPU-0"}
+            served.told.clear()
+            served.serve()
+            served.serve(an_offer())
+
+
+async def test_nothing_is_served_any_more_after_a_stop(tmp_path: Path) -> None:
+    async with serving(tmp_path, an_offer(), register=False) as served:
+        await served.until("")
+        await served.fleet.stop()
+
+        served.serve(an_offer(name="nvidia.com/late"))
+        await asyncio.sleep(0.1)
+
+        assert not (tmp_path / socket_name("nvidia.com/late")).exists()
 
 
 async def test_a_stream_that_the_kubelet_ends_is_registered_for_again(

@@ -1,0 +1,1 @@
+"""Getting images into the regions of FPGAs."""
