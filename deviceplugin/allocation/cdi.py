@@ -180,15 +180,19 @@ def _gpu_spec(machine: Machine, config: Config, files: HostFiles, disabled_hooks
     flags = config.flags
     own = own_nodes(machine).paths
     devices = [gpu.device for gpu in machine.gpus] + [i.device for gpu in machine.gpus for i in gpu.mig]
+    # A lost GPU keeps its index, which the driver may have given to another since; a name that is there twice would
+    # make runtimes refuse the whole file.
+    order = {device.id: n for n, device in enumerate(devices)}
+    named = {
+        device_name(device, flags.plugin.device_id_strategy): device
+        for device in sorted(devices, key=lambda device: device.health.healthy)
+        if device.id in own
+    }
     return _spec(
         GPU_CLASS,
         (
-            CdiDevice(
-                device_name(device, flags.plugin.device_id_strategy),
-                CdiEdits(device_nodes=_nodes(own[device.id], flags.nvidia_dev_root)),
-            )
-            for device in devices
-            if device.id in own
+            CdiDevice(name, CdiEdits(device_nodes=_nodes(own[device.id], flags.nvidia_dev_root)))
+            for name, device in sorted(named.items(), key=lambda item: order[item[1].id])
         ),
         _common(flags, files, disabled_hooks),
     )

@@ -166,8 +166,8 @@ def _shell(sysfs: Sysfs, folder: str, names: list[str]) -> _Shell:
 
 def _loaded(sysfs: Sysfs, folder: str) -> str:
     # The first slot's, as in XRT's library; most cards have one.
-    image = _words(sysfs, f"{folder}/xclbinuuid", _UUID)[0].lower()
-    return "" if image == _NO_IMAGE else image
+    images = _words(sysfs, f"{folder}/xclbinuuid", _UUID)
+    return next((image.lower() for image in images if image != _NO_IMAGE), "")
 
 
 def _words(sysfs: Sysfs, path: str, form: re.Pattern[str], *, absent: int = 0) -> list[str]:

@@ -152,13 +152,22 @@ def _mig_instances(gpu_handle: Any, gpu: Device, minor: int, kernel: KernelFiles
         except pynvml.NVMLError_NotFound:
             continue  # the numbers may have holes
         try:
-            yield _mig_instance(gpu_handle, handle, gpu, f"{gpu.index}:{n}", minor, kernel, suffixes)
+            yield _mig_instance(
+                gpu_handle, handle, gpu, f"{gpu.index}:{n}", minor=minor, kernel=kernel, suffixes=suffixes
+            )
         except (pynvml.NVMLError_NotFound, pynvml.NVMLError_InvalidArgument):
             continue  # taken apart while we looked: the next scan sees what it became
 
 
 def _mig_instance(  # noqa: PLR0913 - a MIG device is spread over as many questions
-    gpu_handle: Any, handle: Any, gpu: Device, index: str, minor: int, kernel: KernelFiles, suffixes: dict[int, str]
+    gpu_handle: Any,
+    handle: Any,
+    gpu: Device,
+    index: str,
+    *,
+    minor: int,
+    kernel: KernelFiles,
+    suffixes: dict[int, str],
 ) -> MigInstance:
     gi = pynvml.nvmlDeviceGetGpuInstanceId(handle)
     ci = pynvml.nvmlDeviceGetComputeInstanceId(handle)

@@ -1,8 +1,10 @@
-"""Which names and amounts of extended resources Kubernetes accepts."""
+"""Which names and amounts Kubernetes accepts."""
 
 import re
-from decimal import Decimal
+from fractions import Fraction
 from typing import Final
+
+from deviceplugin.config.keys import shown
 
 _NATIVE: Final = "kubernetes.io/"
 _QUOTA_PREFIX: Final = "requests."
@@ -11,18 +13,32 @@ _NAME: Final = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?")
 _DNS_SUBDOMAIN_LENGTH: Final = 253
 _NAME_LENGTH: Final = 63
 
-_QUANTITY: Final = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+))(?:([eE][+-]?\d+)|([numkMGTPE]|[KMGTPE]i)?)")
+_QUANTITY: Final = re.compile(r"([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+))(?:[eE]([+-]?[0-9]+)|([numkMGTPE]|[KMGTPE]i)?)")
 _SUFFIXES: Final = {
-    "n": Decimal("1e-9"),
-    "u": Decimal("1e-6"),
-    "m": Decimal("1e-3"),
-    **{letter: Decimal(1000) ** power for power, letter in enumerate("kMGTPE", start=1)},
-    **{f"{letter}i": Decimal(1024) ** power for power, letter in enumerate("KMGTPE", start=1)},
+    "n": Fraction(1, 10**9),
+    "u": Fraction(1, 10**6),
+    "m": Fraction(1, 10**3),
+    **{letter: Fraction(1000**power) for power, letter in enumerate("kMGTPE", start=1)},
+    **{f"{letter}i": Fraction(1024**power) for power, letter in enumerate("KMGTPE", start=1)},
 }
+_LONGEST_QUANTITY: Final = 40
+# Of 10; the largest amount has 19 digits.
+_LARGEST_EXPONENT: Final = 60
+_LARGEST_AMOUNT: Final = 2**63 - 1
 
 
 class QuantityError(ValueError):
     """An amount that the API server would not accept for an extended resource."""
+
+
+def is_subdomain(text: str) -> bool:
+    """Whether a text is a DNS-1123 subdomain, as the names of pods are."""
+    return len(text) <= _DNS_SUBDOMAIN_LENGTH and _DNS_SUBDOMAIN.fullmatch(text) is not None
+
+
+def is_label(text: str) -> bool:
+    """Whether a text is a DNS-1123 label, as the names of containers and namespaces are."""
+    return len(text) <= _NAME_LENGTH and "." not in text and _DNS_SUBDOMAIN.fullmatch(text) is not None
 
 
 def is_native(name: str) -> bool:
@@ -39,8 +55,7 @@ def is_extended(name: str) -> bool:
         return False
     domain, name = f"{_QUOTA_PREFIX}{name}".split("/")
     return (
-        len(domain) <= _DNS_SUBDOMAIN_LENGTH
-        and _DNS_SUBDOMAIN.fullmatch(domain) is not None
+        is_subdomain(domain)
         and len(name) <= _NAME_LENGTH
         and _NAME.fullmatch(name) is not None
     )
@@ -48,13 +63,19 @@ def is_extended(name: str) -> bool:
 
 def whole_amount(quantity: str | float) -> int:
     """The value of a Kubernetes quantity that must be a whole number: `2`, `2k` and `2000m` are."""
-    match = _QUANTITY.fullmatch(str(quantity))
+    text = str(quantity)
+    match = _QUANTITY.fullmatch(text) if len(text) <= _LONGEST_QUANTITY else None
     if match is None:
-        raise QuantityError(f"{quantity!r} is not a quantity; write a whole number")
+        raise QuantityError(f"{shown(quantity)} is not a quantity; write a whole number")
     number, exponent, suffix = match.groups()
-    amount = Decimal(number + (exponent or "")) * _SUFFIXES.get(suffix, Decimal(1))
+    power = int(exponent or 0)
+    if abs(power) > _LARGEST_EXPONENT:
+        raise QuantityError(f"{quantity} is beyond all devices; write a whole number")
+    amount = Fraction(number) * Fraction(10) ** power * _SUFFIXES.get(suffix, Fraction(1))
     if amount < 0:
         raise QuantityError(f"{quantity} is negative; it must be 0 or more")
-    if amount != amount.to_integral_value():
+    if amount.denominator != 1:
         raise QuantityError(f"{quantity} is not a whole number; devices are not divisible")
+    if amount > _LARGEST_AMOUNT:
+        raise QuantityError(f"{quantity} is more than {_LARGEST_AMOUNT}, the most that Kubernetes counts")
     return int(amount)

@@ -20,11 +20,7 @@ from deviceplugin.offers import Offer, offer
 from deviceplugin.resources import Resource
 from deviceplugin.rivals import CHANNEL_OPTIONS, Rivals
 from protos.deviceplugin.v1beta1 import api_pb2
-from protos.deviceplugin.v1beta1.api_pb2_grpc import (
-    DevicePluginServicer,
-    DevicePluginStub,
-    add_DevicePluginServicer_to_server,
-)
+from protos.deviceplugin.v1beta1.api_pb2_grpc import DevicePluginStub
 from tasuki.devices.model import Health, Slice, slices_of, unhealthy
 from tasuki.devices.preference import spread
 from tasuki.process.watching import FolderWatch
@@ -299,12 +295,29 @@ async def test_a_plugin_that_takes_the_devices_later_is_an_error_that_says_so(tm
         await served.until("")
 
 
-class Foreign(DevicePluginServicer):
+class Foreign:
     """Another vendor's plugin for some devices, which answers preferences in its own way."""
 
     def __init__(self, devices: Sequence[str], preference: str) -> None:
         self._devices = devices
         self._preference = preference
+
+    def handlers(self) -> grpc.GenericRpcHandler:
+        return grpc.method_handlers_generic_handler(
+            "v1beta1.DevicePlugin",
+            {
+                "ListAndWatch": grpc.unary_stream_rpc_method_handler(
+                    self.ListAndWatch,
+                    api_pb2.Empty.FromString,
+                    api_pb2.ListAndWatchResponse.SerializeToString,
+                ),
+                "GetPreferredAllocation": grpc.unary_unary_rpc_method_handler(
+                    self.GetPreferredAllocation,
+                    api_pb2.PreferredAllocationRequest.FromString,
+                    api_pb2.PreferredAllocationResponse.SerializeToString,
+                ),
+            },
+        )
 
     async def ListAndWatch(
         self, request: api_pb2.Empty, context: grpc.aio.ServicerContext[object, object]
@@ -331,7 +344,8 @@ class Foreign(DevicePluginServicer):
 @asynccontextmanager
 async def foreign(folder: Path, devices: Sequence[str], preference: str) -> AsyncIterator[None]:
     server = grpc.aio.server()
-    add_DevicePluginServicer_to_server(Foreign(devices, preference), server)  # type: ignore[no-untyped-call]
+    plugin = Foreign(devices, preference)
+    server.add_generic_rpc_handlers((plugin.handlers(),))
     server.add_insecure_port(f"unix:{folder / 'foreign.sock'}")
     await server.start()
     try:
@@ -351,10 +365,13 @@ async def test_a_foreign_plugin_for_one_of_our_devices_is_found(
 
 @pytest.mark.parametrize("preference", ["named", "unimplemented", "empty"])
 async def test_a_foreign_plugin_for_other_devices_is_left_alone(tmp_path: Path, preference: str) -> None:
-    async with Kubelet(tmp_path) as kubelet, foreign(tmp_path, ["FPGA-0"], preference):
-        async with serving(tmp_path, an_offer()) as served:
-            await kubelet.wait_for(offers(2), SECONDS)
-            await served.until("")
+    async with (
+        Kubelet(tmp_path) as kubelet,
+        foreign(tmp_path, ["FPGA-0"], preference),
+        serving(tmp_path, an_offer()) as served,
+    ):
+        await kubelet.wait_for(offers(2), SECONDS)
+        await served.until("")
 
 
 async def test_a_neighbour_that_does_not_answer_holds_nobody_up(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ from deviceplugin.discovery.fpga_sysfs import card_order
 from deviceplugin.discovery.source import DriverUnavailableError
 from deviceplugin.fpga import Family, Fpgas, Region
 from tasuki.devices.model import Device, DeviceKind, Place, unhealthy
-
 from tests.deviceplugin.discovery.fpga.conftest import ALVEO, DFL, SOC, Node, lay_out
 
 INTERFACE = "69528db6eb31577a8c3668f9faa081f6"
