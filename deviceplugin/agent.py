@@ -166,4 +166,5 @@ def _facts(kinds: Mapping[str, Offered], config: Config, outcome: ConfigOutcome,
             for name, kind in kinds.items()
             if name != GPU
         ),
+        looks_at_gpus=GPU in kinds,
     )

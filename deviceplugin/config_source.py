@@ -66,7 +66,7 @@ class ConfigOutcome:
 
     Attributes:
         config: The one in force: this one, or the last good one; None while there has been none.
-        error: Why what was read is not in force; empty if it is.
+        error: Why what was read is not in force, to follow `origin`; empty if it is.
         origin: What was read, in words.
         digest: SHA-256 of its content; empty if it could not be read.
         notices: Sentences on what `config` still asks of the operator.
@@ -166,7 +166,7 @@ class ConfigSource:
             try:
                 self._last_good = load(reading.content, self._overrides)
             except ConfigError as problem:
-                error = f"{reading.origin}: {problem}"
+                error = str(problem)
         return ConfigOutcome(
             config=self._last_good,
             error=error,
@@ -199,7 +199,7 @@ def _look_into(folder: Path, origin: Origin, choice: str | None) -> _Reading:
     try:
         names = _names(folder)
     except OSError as error:
-        return _Reading(str(folder), problem=f"{folder} cannot be listed: {error.strerror}", watched=watched)
+        return _Reading(str(folder), problem=f"cannot be listed: {error.strerror or error}", watched=watched)
     selection = _selected(names, origin, choice)
     if selection.problem:
         listed = f"{folder} has {', '.join(names)}" if names else f"{folder} is empty"
@@ -213,7 +213,15 @@ def _look_into(folder: Path, origin: Origin, choice: str | None) -> _Reading:
 def _names(folder: Path) -> list[str]:
     """The configurations in a folder; what begins with `..` is how the kubelet keeps a ConfigMap's versions."""
     with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if not entry.name.startswith("..") and entry.is_file())
+        return sorted(entry.name for entry in entries if not entry.name.startswith("..") and _is_file(entry))
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    """Also false for a link to itself and the like, which must not hide the other entries."""
+    try:
+        return entry.is_file()
+    except OSError:
+        return False
 
 
 def _selected(names: list[str], origin: Origin, choice: str | None) -> _Selection:
@@ -248,7 +256,7 @@ def _look_at(path: Path, origin: str) -> _Reading:
         return _Reading(origin, _content(path), watched=watched)
     except OSError as error:
         reason = error.strerror or str(error)
-        return _Reading(origin, problem=f"{origin} cannot be read: {reason}", watched=watched)
+        return _Reading(origin, problem=f"cannot be read: {reason}", watched=watched)
 
 
 def _content(path: Path) -> bytes:

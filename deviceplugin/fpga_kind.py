@@ -113,6 +113,8 @@ class FpgaKind:
         self._last: tuple[str, float] = ("", float("-inf"))
         self._silent_since: float | None = None
         self._failed: dict[tuple[str, str], float] = {}
+        self._early: Callable[[], object] | None = None
+        self._seen_at = float("-inf")
 
     def scan(self) -> Fpgas:
         return self._workbench.scan(self._source.scan)
@@ -124,7 +126,6 @@ class FpgaKind:
         return self._source.probe(device)
 
     def close(self) -> None:
-        self._workbench.close()
         self._source.close()
 
     def devices(self, found: Fpgas) -> tuple[Device, ...]:
@@ -143,6 +144,9 @@ class FpgaKind:
         made = plan(replace(fresh, regions=judged), options, self._ledger, means)
         planned = _Planned(made, options, means)
         self._planned = planned
+        early, self._early = self._early, None
+        if early is not None:
+            early()
         return Offered(
             devices=tuple(region.device for region in judged),
             resources=made.resources,
@@ -172,7 +176,13 @@ class FpgaKind:
         """
         planned = self._planned
         if planned is None:
-            return  # nothing was scanned yet; the next list will do
+            # Slices mean nothing before there are regions; the first plan asks for this again.
+            loop = asyncio.get_running_loop()
+            self._early = partial(loop.call_soon_threadsafe, self.holders_seen, tuple(holders), at)
+            return
+        if at < self._seen_at:
+            return
+        self._seen_at = at
         made = planned.made
         # A slice's id begins with its region's, whatever the number of channels was when it was handed out.
         prefixes = [(slices_of(r.device, 1)[0].id.removesuffix("0"), id_) for id_, r in made.regions.items()]
@@ -287,11 +297,8 @@ class FpgaKind:
             return str(error)
         if done is None:
             self._ledger = fpga_claims.running(self._ledger, [mine])
-        return (
-            f"region {done.region} could not be programmed with {done.function}: {done.reason}"
-            if done and done.reason
-            else ""
-        )
+            return ""
+        return _failure(done)
 
     async def _unchanged(self, offering: Offering) -> str:
         """Under Intel's name a region is what is in it."""
@@ -317,8 +324,7 @@ class FpgaKind:
 
     def _told(self, done: Programmed) -> None:
         if done.reason:
-            note = f"region {done.region} could not be programmed with {done.function}: {done.reason}"
-            self._outlets.record(Occurrence("Warning", "ProgrammingFailed", note))
+            self._outlets.record(Occurrence("Warning", "ProgrammingFailed", _failure(done)))
         else:
             note = f"region {done.region} was programmed with {done.function}"
             self._outlets.record(Occurrence("Normal", "Programmed", note))
@@ -372,6 +378,11 @@ class FpgaKind:
         else:
             self._failed.pop(key, None)
         self._told(done)
+
+
+def _failure(done: Programmed) -> str:
+    """What to say of a programming that failed; empty if it did not."""
+    return f"region {done.region} could not be programmed with {done.function}: {done.reason}" if done.reason else ""
 
 
 def _judged(device: Device, book: HealthBook, trouble: str) -> Device:

@@ -99,6 +99,10 @@ class KindLoop(Generic[Found]):
         self._rescan.set()
         self._stale.set()
 
+    def rescan(self) -> None:
+        """Scan again soon."""
+        self._rescan.set()
+
     def replan(self) -> None:
         """The kind's own state changed: plan again, without a scan."""
         self._stale.set()

@@ -10,7 +10,7 @@ from deviceplugin.config.model import Config, MigStrategy, SharingStrategy
 from deviceplugin.machine import Gpu, Machine, MigInstance
 from deviceplugin.resources import Plan
 from tasuki.devices.model import Device
-from tasuki.kube.names import NVIDIA_DOMAIN, NVIDIA_GPU, NVIDIA_MIG_PREFIX
+from tasuki.kube.names import NVIDIA_DOMAIN, NVIDIA_GPU, NVIDIA_MIG_PREFIX, VACCEL_DOMAIN
 
 # A label's value: at most 63 characters, with a letter or a digit at both ends.
 # https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#syntax-and-character-set
@@ -97,13 +97,17 @@ def is_ours(key: str) -> bool:
     What people and other programs set to steer it is not: `nvidia.com/device-plugin.config`,
     `nvidia.com/gpu.present`, `nvidia.com/gpu.deploy.*`, `nvidia.com/mig.config*`.
     """
-    return key in _OWNED or _OWNED_MIG.fullmatch(key) is not None
+    return key.startswith(f"{VACCEL_DOMAIN}/") or key in _OWNED or _OWNED_MIG.fullmatch(key) is not None
 
 
-def label_changes(wanted: Mapping[str, str], found: Mapping[str, str]) -> dict[str, str | None]:
+def label_changes(
+    wanted: Mapping[str, str], found: Mapping[str, str], *, looks_at_gpus: bool = True
+) -> dict[str, str | None]:
     """What to change on a node: labels to set, and with None those of ours that no longer apply."""
     changes: dict[str, str | None] = {key: value for key, value in wanted.items() if found.get(key) != value}
     changes.update({key: None for key in found if key not in wanted and is_ours(key)})
+    if not looks_at_gpus:
+        changes = {key: value for key, value in changes.items() if not key.startswith(f"{NVIDIA_DOMAIN}/")}
     return dict(sorted(changes.items()))
 
 

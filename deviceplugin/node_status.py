@@ -99,6 +99,7 @@ class NodeFacts:
         trouble: Why the node's devices are not being offered; empty if they are.
         trouble_reason: The same in one CamelCase word.
         others: One for each other kind.
+        looks_at_gpus: Whether GPUs are this daemon's business, so that their labels are.
     """
 
     machine: Machine
@@ -110,6 +111,7 @@ class NodeFacts:
     trouble: str = ""
     trouble_reason: str = "NotServing"
     others: tuple[KindFacts, ...] = ()
+    looks_at_gpus: bool = True
 
     @property
     def resources(self) -> tuple[Resource, ...]:

@@ -43,6 +43,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     kubelet_socket: Path | None = Path("/var/lib/kubelet/device-plugins/kubelet.sock")
     pod_resources_socket: Path = Path("/var/lib/kubelet/pod-resources/kubelet.sock")
     cdi_root: Path = Path("/var/run/cdi")
+    sysfs_root: Path = Path("/sys")
+    bitstreams: Path = Path("/var/lib/tasuki/bitstreams")
     node_name: str
     kube_api: KubeApi = "auto"
     metrics_address: tuple[str, int] | None = ("0.0.0.0", 9422)  # noqa: S104 - the node's Prometheus scrapes it
@@ -104,6 +106,12 @@ def _path(text: str) -> Path:
     if "\0" in text:
         raise ValueError("a path")
     return Path(text)
+
+
+def _absolute_path(text: str) -> Path:
+    if not text.startswith("/"):
+        raise ValueError("an absolute path, one that begins with '/'")
+    return _path(text)
 
 
 def _socket_path(text: str) -> Path:
@@ -183,6 +191,14 @@ _TASUKI: Final = (
         "where our CDI specification is written (/var/run/cdi)",
     ),
     _Option(
+        "sysfs_root", "sysfs-root", "TASUKI_SYSFS_ROOT", _absolute_path,
+        "the tree of the kernel's files in which FPGAs are looked for (/sys)",
+    ),
+    _Option(
+        "bitstreams", "bitstreams", "TASUKI_BITSTREAMS", _absolute_path,
+        "the folder of images that FPGAs can be programmed with (/var/lib/tasuki/bitstreams)",
+    ),
+    _Option(
         "metrics_address", "metrics-address", "TASUKI_METRICS_ADDRESS", _address,
         "where /metrics, /readyz and /healthz are served; empty: nowhere (0.0.0.0:9422)",
         empty=(None,),
@@ -201,6 +217,7 @@ _OPTIONS: Final = (*_NVIDIA, *_TASUKI)
 
 # Ours, but for containers; a daemon that is started in one has them too.
 _HANDED_OUT: Final = frozenset({"TASUKI_GPU_MEMORY_BYTES"})
+_HANDED_OUT_PREFIX: Final = "TASUKI_FPGA_"
 
 # What the kubelet adds for each Service whose name begins with `tasuki` (Kubernetes: environment variables).
 _SERVICE_LINK: Final = re.compile(
@@ -350,7 +367,9 @@ def _check_variables(environ: Mapping[str, str]) -> None:
     """
     known = [option.variable for option in _TASUKI]
     for name in sorted(environ):
-        if not name.startswith("TASUKI_") or name in known or name in _HANDED_OUT:
+        if not name.startswith("TASUKI_") or name in known:
+            continue
+        if name in _HANDED_OUT or name.startswith(_HANDED_OUT_PREFIX):
             continue
         if _is_service_link(name, environ[name]):
             continue

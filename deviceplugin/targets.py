@@ -115,15 +115,17 @@ class NodeLabels:
         if self._published and flags.gfd.oneshot:
             return 0
         wanted = await asyncio.to_thread(wanted_labels, known, self._sysfs)
-        step = self._feature_object if flags.use_node_feature_api else self._patch
-        writes = await step(wanted, known.node)
+        if flags.use_node_feature_api:
+            writes = await self._feature_object(wanted, known.node)
+        else:
+            writes = await self._patch(wanted, known.node, looks_at_gpus=known.facts.looks_at_gpus)
         self._published = True
         return writes
 
-    async def _patch(self, wanted: Mapping[str, str], seen: Node | None) -> int:
+    async def _patch(self, wanted: Mapping[str, str], seen: Node | None, *, looks_at_gpus: bool) -> int:
         if self._found is None:
             self._found = (seen or await self._kube.node(self._name)).metadata.labels
-        changes = label_changes(wanted, self._found)
+        changes = label_changes(wanted, self._found, looks_at_gpus=looks_at_gpus)
         if not changes:
             return 0
         self._found = (await self._kube.label_node(self._name, changes)).metadata.labels
@@ -197,11 +199,15 @@ class NodeObject:
 
 def wanted_labels(known: Known, sysfs: Path) -> dict[str, str]:
     """The labels, with what must be read from files: the machine's type and the PCI classes."""
+    others = {key: value for kind in known.facts.others for key, value in kind.labels.items()}
+    if not known.facts.looks_at_gpus:
+        return dict(sorted(others.items()))
     machine = known.facts.machine
     source = known.facts.config.flags.gfd.machine_type_file
     if source != GfdFlags().machine_type_file:
         machine = replace(machine, product=_first_text(Path(source)) if source else "")
-    return labels(machine, known.facts.plan, known.facts.config, known.labelled_at, pci_classes(machine, sysfs))
+    of_gpus = labels(machine, known.facts.plan, known.facts.config, known.labelled_at, pci_classes(machine, sysfs))
+    return dict(sorted({**of_gpus, **others}.items()))
 
 
 def pci_classes(machine: Machine, sysfs: Path) -> dict[str, int]:

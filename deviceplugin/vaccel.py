@@ -7,9 +7,8 @@ from typing import Final
 
 from deviceplugin.config.model import VaccelAgent
 from tasuki.devices.model import Device, DeviceKind, Health
-from tasuki.kube.names import DOMAIN
+from tasuki.kube.names import VACCEL_DOMAIN
 
-VACCEL_DOMAIN: Final = f"vaccel.{DOMAIN}"
 SESSION: Final = f"{VACCEL_DOMAIN}/session"
 PLUGIN_LABEL_PREFIX: Final = f"{VACCEL_DOMAIN}/plugin."
 VERSION_LABEL: Final = f"{VACCEL_DOMAIN}/agent-version"

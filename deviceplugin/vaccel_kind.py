@@ -80,6 +80,10 @@ class VaccelKind:
         self._closed.set()
         self._prober.close()
 
+    def settled(self, book: HealthBook, before: Agents, after: Agents) -> HealthBook:  # noqa: ARG002 - see the class
+        failing = {each.device.id for each in after.agents if not each.health.healthy}
+        return HealthBook({part: ailment for part, ailment in book.ailments.items() if part.device in failing})
+
     def devices(self, found: Agents) -> tuple[Device, ...]:
         return tuple(each.device for each in found.agents)
 

@@ -27,6 +27,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"tasuki {__version__}")
     parser.add_argument("service", choices=SERVICES, metavar="service", help="which one to start")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="its own; see `tasuki <service> --help`")
+    if not arguments:
+        parser.print_help(sys.stderr)
+        return 2
     chosen = parser.parse_args(arguments[:1])
     module = importlib.import_module(SERVICES[chosen.service][0])
     status: int = module.main(arguments[1:])

@@ -94,7 +94,7 @@ class _Reader:
         before = self.values
         self._count(1, line)
         if isinstance(event, yaml.ScalarEvent):
-            node = Node(_scalar(event, line), line)
+            node = Node(scalar(event, line), line)
         elif isinstance(event, yaml.SequenceStartEvent):
             _check_tag(event, "seq", line)
             node = Node(tuple(self._items(depth)), line)
@@ -165,7 +165,7 @@ def _check_tag(event: yaml.CollectionStartEvent, kind: str, line: int) -> None:
         raise ConfigError(f"line {line}: the tag {event.tag!r} has no meaning here")
 
 
-def _scalar(event: yaml.ScalarEvent, line: int) -> Scalar:
+def scalar(event: yaml.ScalarEvent, line: int) -> Scalar:
     if event.tag in ("!", _TAG + "str"):
         return str(event.value)
     if event.implicit[0]:

@@ -7,8 +7,8 @@ import msgspec
 
 from deviceplugin.fpga import Family
 
-# The kubelet gives PreStartContainer 30 s (pkg/kubelet/apis/podresources and cm/devicemanager:
-# KubeletPreStartContainerRPCTimeoutInSecs); what is left is for looking, checking and reading back.
+# The kubelet gives PreStartContainer 30 s (KubeletPreStartContainerRPCTimeoutInSecs); the rest is for checking the
+# image and reading back.
 PROGRAMMING_BUDGET_SECONDS: Final = 25.0
 
 

@@ -7,7 +7,11 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
-import yaml
+
+from deviceplugin.config import document
+from deviceplugin.config.document import Node
+from deviceplugin.config.keys import mapping, shown
+from deviceplugin.config.model import ConfigError
 
 _SHIPPED: Final = Path(__file__).parent.parent / "machines"
 
@@ -182,9 +186,15 @@ def read(path: Path) -> str:
         DescriptionError: It cannot be read.
     """
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DescriptionError(f"cannot be read: {error}") from error
+        with path.open("rb") as file:
+            text = file.read(document.MAX_BYTES + 1)
+        if len(text) > document.MAX_BYTES:
+            raise DescriptionError(f"is larger than {document.MAX_BYTES} bytes")
+        return text.decode()
+    except OSError as error:
+        raise DescriptionError(f"cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise DescriptionError(f"is not UTF-8: byte {error.start} is {text[error.start]:#04x}") from None
 
 
 def decode(text: str) -> MachineDescription:
@@ -194,13 +204,23 @@ def decode(text: str) -> MachineDescription:
         DescriptionError: With the field, its value and what is expected.
     """
     try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise DescriptionError(f"not YAML: {' '.join(str(error).split())}") from error
+        root = document.read(text.encode())
+        mapping(root, "")
+    except ConfigError as error:
+        raise DescriptionError(str(error)) from error
+    content = _plain(root)
     try:
         return msgspec.convert(content, MachineDescription)
     except msgspec.ValidationError as error:
         raise DescriptionError(_explained(str(error), content)) from error
+
+
+def _plain(node: Node) -> object:
+    if isinstance(node.value, Mapping):
+        return {key: _plain(value) for key, value in node.value.items()}
+    if isinstance(node.value, tuple):
+        return [_plain(item) for item in node.value]
+    return node.value
 
 
 def json_schema() -> bytes:
@@ -217,13 +237,13 @@ def _explained(message: str, content: object) -> str:
         known = [field.encode_name for field in msgspec.structs.fields(_NODES[re.sub(r"\[\d+\]", "[]", where)])]
         near = get_close_matches(unknown[1], known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
-        return f"{where + ': ' if where else ''}unknown key {unknown[1]!r}; {hint}"
+        return f"{where + ': ' if where else ''}unknown key {shown(unknown[1])}; {hint}"
     expected = problem[0].lower() + problem[1:]
     if missing := re.fullmatch(r"Object missing required field `(.*)`", problem):
         return f"{where + ': ' if where else ''}{missing[1]!r} is missing; add it"
     value = _value_at(content, where)
     remedy = "; write the number in quotes" if isinstance(value, float) else ""
-    return f"{where or 'the file'} is {value!r}: {expected}{remedy}"
+    return f"{where or 'the file'} is {shown(value)}: {expected}{remedy}"
 
 
 def _value_at(content: Any, where: str) -> object:

@@ -55,11 +55,11 @@ def status_reasons(status: str) -> list[str]:
     ]
 
 
-def register_reason(name: str, value: int) -> str:
+def register_reason(file: str, value: int) -> str:
     """Why a non-zero error register speaks against its region or card; empty if it is zero."""
     if value == 0:
         return ""
-    return f"{name} is {value:#x}; read the log, then write that value to the file to clear it"
+    return f"{file} is {value:#x}; look for the cause, then write that value to the file to clear it"
 
 
 def intel_id(text: str) -> str:

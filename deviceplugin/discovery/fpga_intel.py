@@ -219,7 +219,7 @@ def _register_reasons(sysfs: Sysfs, folder: str, files: tuple[str, ...]) -> list
             reasons.append(str(error))
         else:
             # A card without this feature has no such file.
-            reasons.append(register_reason(path, value or 0))
+            reasons.append(register_reason(f"/sys/{path}", value or 0))
     return reasons
 
 

@@ -7,7 +7,6 @@ from typing import Final
 
 from deviceplugin.discovery.fpga_classes import Classes, manager_reasons, sensor_reasons
 from deviceplugin.discovery.fpga_devices import Found, Part, device
-from deviceplugin.discovery.fpga_health import register_reason
 from deviceplugin.discovery.fpga_sysfs import AttributeUnreadableError, Sysfs, is_pci_address
 from deviceplugin.discovery.sysfs import place
 from deviceplugin.fpga import Family, Region
@@ -138,7 +137,7 @@ def _firewall(sysfs: Sysfs, path: str) -> str:
         status = sysfs.number(path) or 0
     except AttributeUnreadableError as error:
         return str(error)
-    return f"the AXI firewall has cut the image off: {register_reason(path, status)}" if status else ""
+    return f"the AXI firewall has cut the image off, reset the card: /sys/{path} is {status:#x}" if status else ""
 
 
 def _flag(sysfs: Sysfs, path: str, good: int, meaning: str) -> str:
@@ -147,7 +146,7 @@ def _flag(sysfs: Sysfs, path: str, good: int, meaning: str) -> str:
         value = sysfs.number(path)
     except AttributeUnreadableError as error:
         return str(error)
-    return "" if value in (None, good) else f"{meaning}: {path} is {value}"
+    return "" if value in (None, good) else f"{meaning}: /sys/{path} is {value}"
 
 
 def _shell(sysfs: Sysfs, folder: str, names: list[str]) -> _Shell:

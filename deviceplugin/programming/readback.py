@@ -64,6 +64,6 @@ class Readback:
             return remembered
         for member in self._sysfs.names("class/fpga_region"):
             if region.device.id.endswith(f"-{member}"):
-                name = self._sysfs.bytes(f"class/fpga_region/{member}/of_node/firmware-name").rstrip(b"\0")
+                name = self._sysfs.raw(f"class/fpga_region/{member}/of_node/firmware-name").rstrip(b"\0")
                 return name.decode("ascii", "replace")
         return remembered

@@ -67,15 +67,16 @@ class Host:
 
 
 class Workbench:
-    """Programs regions; the coroutines belong to one event loop, `scan` and `freshened` to one worker thread at a time."""
+    """Programs regions; coroutines belong to one event loop, `scan` and `freshened` to one worker thread at a time."""
 
     def __init__(
         self, host: Host, spawn: Callable[[Coroutine[Any, Any, Programmed]], "asyncio.Task[Programmed]"]
     ) -> None:
-        """Take a way to start tasks that lasts as long as the daemon: programming outlives the call that asked for it."""
+        """Take a way to start tasks that last as long as the daemon: programming outlives the call that wanted it."""
         self._host: Final = host
         self._spawn: Final = spawn
         self._locks: Final[dict[str, asyncio.Lock]] = {}
+        # Never shut down: a process that ends waits for its threads, and so for what is being programmed.
         self._threads: Final = ThreadPoolExecutor(_THREADS, thread_name_prefix="fpga")
         # Below, each attribute is written by one side only, and whole: the event loop's first, then the scans'.
         self._busy: frozenset[str] = frozenset()
@@ -160,10 +161,6 @@ class Workbench:
             if not handed_over:
                 lock.release()
         return await asyncio.shield(task)
-
-    def close(self) -> None:
-        """Wait for what is being programmed; blocks."""
-        self._threads.shutdown(wait=True)
 
     def _lock(self, region: Region) -> asyncio.Lock:
         return self._locks.setdefault(region.card, asyncio.Lock())

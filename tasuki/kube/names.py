@@ -9,6 +9,9 @@ API_VERSION: Final = "v1alpha1"
 # FPGA functions: `fpga.tasuki.dev/<function>`.
 FPGA_DOMAIN: Final = "fpga.tasuki.dev"
 
+# vAccel: the resource of sessions, and the labels of nodes with agents.
+VACCEL_DOMAIN: Final = "vaccel.tasuki.dev"
+
 # The domains under which Intel's and AMD's device plugins offer FPGAs; on request we do, too.
 INTEL_FPGA_DOMAIN: Final = "fpga.intel.com"
 AMD_DOMAIN: Final = "amd.com"

@@ -20,8 +20,9 @@ from tasuki.sandbox.node import Node
 from tasuki.sandbox.outcomes import all_satisfied
 from tasuki.sandbox.plugin_process import PluginFailedError, PluginProcess
 from tasuki.sandbox.pod_resources import PodResourcesServer
-from tasuki.sandbox.pods import ManifestError, Pod, read_all
-from tasuki.sandbox.report import Report, as_json
+from tasuki.sandbox.pods import Pod
+from tasuki.sandbox.reading import ManifestError, read_all
+from tasuki.sandbox.report import Report, as_json, printable
 from tasuki.sandbox.settings import Settings, Surroundings, read
 from tasuki.sandbox.views import ResourceView
 
@@ -44,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
             expected = expect(_plugin_argv(settings, paths), os.environ)
             return asyncio.run(_until_signalled(settings, pods, paths, expected))
     except (ManifestError, UnusableError) as error:
-        sys.stderr.write(f"tasuki sandbox: {error}\n")
+        sys.stderr.write(f"tasuki sandbox: {printable(str(error))}\n")
         return BAD_INPUT
     except PluginFailedError as error:
         sys.stderr.write(f"tasuki sandbox: {error}\n")
@@ -94,11 +95,12 @@ def _plugin_argv(settings: Settings, paths: _Paths) -> list[str]:
         "--kubelet-socket": f"{paths.device_plugins / SOCKET_NAME}",
         "--pod-resources-socket": f"{paths.pod_resources / SOCKET_NAME}",
         "--cdi-root": f"{paths.cdi}",
-        "--config-file": f"{settings.config}",
         "--node-name": _NODE_NAME,
         "--kube-api": "off",
         "--metrics-address": "",
     }
+    if settings.config is not None:
+        arguments["--config-file"] = f"{settings.config}"
     if settings.simulated:
         arguments["--simulate"] = settings.machine
     if settings.strategy:
@@ -177,11 +179,11 @@ def _introduce(settings: Settings, paths: _Paths, expected: Expectation, report:
     models = Counter(gpu.device.model for gpu in expected.machine.gpus)
     gpus = ", ".join(f"{count} x {model}" for model, count in models.items()) or "no GPU"
     kind = "simulated" if settings.simulated else "the GPUs of this machine"
-    report.say(f"machine    {settings.machine}: {gpus} ({kind})")
-    report.say(f"config     {settings.config}")
+    report.say(f"machine    {settings.machine}: {printable(gpus)} ({kind})")
+    report.say(f"config     {expected.config or 'none: the device plugin has its defaults'}")
     report.say(f"sockets    {paths.folder}")
     for note in expected.notes:
-        report.say(f"note       {note}")
+        report.say(f"note       {printable(note)}")
 
 
 def _all_listed(counts: Mapping[str, int]) -> Callable[[Mapping[str, ResourceView]], bool]:

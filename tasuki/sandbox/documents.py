@@ -8,7 +8,7 @@ from typing import Final
 import yaml
 
 # How kubectl reads a word: `1:30` is no number, `y` is true.
-from deviceplugin.config.document import Scalar, _scalar
+from deviceplugin.config.document import Scalar, scalar
 from deviceplugin.config.keys import shown
 from deviceplugin.config.model import ConfigError
 
@@ -85,7 +85,7 @@ class _Reader:
         value: Value
         if isinstance(event, yaml.ScalarEvent):
             try:
-                value = _scalar(event, line)
+                value = scalar(event, line)
             except ConfigError as error:
                 raise DocumentError(str(error)) from None
         elif isinstance(event, yaml.SequenceStartEvent):

@@ -54,11 +54,7 @@ def is_extended(name: str) -> bool:
     if is_native(name) or name.startswith(_QUOTA_PREFIX) or name.count("/") != 1:
         return False
     domain, name = f"{_QUOTA_PREFIX}{name}".split("/")
-    return (
-        is_subdomain(domain)
-        and len(name) <= _NAME_LENGTH
-        and _NAME.fullmatch(name) is not None
-    )
+    return is_subdomain(domain) and len(name) <= _NAME_LENGTH and _NAME.fullmatch(name) is not None
 
 
 def whole_amount(quantity: str | float) -> int:

@@ -14,7 +14,7 @@ _ALIKE: Final = 0.75
 Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
-class _Part(msgspec.Struct, frozen=True, rename="camel"):
+class Part(msgspec.Struct, frozen=True, rename="camel"):
     """A mapping of a manifest.
 
     Attributes:
@@ -26,7 +26,7 @@ class _Part(msgspec.Struct, frozen=True, rename="camel"):
     closed: ClassVar[bool] = False
 
 
-class EnvVar(_Part, frozen=True):
+class EnvVar(Part, frozen=True):
     """`value_from` is kept as it is: there is no cluster to look it up in."""
 
     name: str
@@ -34,7 +34,7 @@ class EnvVar(_Part, frozen=True):
     value_from: dict[str, object] | None = None
 
 
-class Resources(_Part, frozen=True):
+class Resources(Part, frozen=True):
     unread: ClassVar[frozenset[str]] = frozenset({"claims"})
     closed: ClassVar[bool] = True
 
@@ -42,7 +42,7 @@ class Resources(_Part, frozen=True):
     requests: dict[str, str | int | float] = {}
 
 
-class Container(_Part, frozen=True):
+class Container(Part, frozen=True):
     unread: ClassVar[frozenset[str]] = frozenset({"resizePolicy", "restartPolicyRules"})
 
     name: str
@@ -51,7 +51,7 @@ class Container(_Part, frozen=True):
     restart_policy: str | None = None
 
 
-class PodSpec(_Part, frozen=True):
+class PodSpec(Part, frozen=True):
     unread: ClassVar[frozenset[str]] = frozenset({"ephemeralContainers", "resourceClaims"})
 
     containers: tuple[Container, ...]
@@ -59,24 +59,26 @@ class PodSpec(_Part, frozen=True):
     resources: Resources = Resources()
 
 
-class Metadata(_Part, frozen=True):
+class Metadata(Part, frozen=True):
     name: str = ""
     generate_name: str = ""
     namespace: str = "default"
     uid: str = ""
 
 
-class PodManifest(_Part, frozen=True):
+class PodManifest(Part, frozen=True):
     spec: PodSpec
     metadata: Metadata = Metadata()
 
 
-class PodTemplate(_Part, frozen=True):
+class PodTemplate(Part, frozen=True):
     spec: PodSpec
 
 
-class WorkloadSpec(_Part, frozen=True):
+class WorkloadSpec(Part, frozen=True):
     """What the kinds of workloads have in common or alone."""
+
+    unread: ClassVar[frozenset[str]] = frozenset({"completionMode"})
 
     template: PodTemplate
     replicas: Count = 1
@@ -84,29 +86,29 @@ class WorkloadSpec(_Part, frozen=True):
     parallelism: Count = 1
 
 
-class WorkloadManifest(_Part, frozen=True):
+class WorkloadManifest(Part, frozen=True):
     spec: WorkloadSpec
     metadata: Metadata
 
 
-class JobTemplate(_Part, frozen=True):
+class JobTemplate(Part, frozen=True):
     spec: WorkloadSpec
 
 
-class CronJobSpec(_Part, frozen=True):
+class CronJobSpec(Part, frozen=True):
     job_template: JobTemplate
 
 
-class CronJobManifest(_Part, frozen=True):
+class CronJobManifest(Part, frozen=True):
     spec: CronJobSpec
     metadata: Metadata
 
 
-class ListManifest(_Part, frozen=True):
+class ListManifest(Part, frozen=True):
     items: tuple[dict[str, object], ...] = ()
 
 
-def slips(content: object, kind: type[_Part], path: str = "") -> Iterator[str]:
+def slips(content: object, kind: type[Part], path: str = "") -> Iterator[str]:
     """One sentence for each key that is none of the API's and is probably meant to be one that is read here."""
     if not isinstance(content, Mapping):
         return
@@ -131,9 +133,9 @@ def slips(content: object, kind: type[_Part], path: str = "") -> Iterator[str]:
             yield from slips(inner, part, here)
 
 
-def _part_in(expected: Any) -> type[_Part] | None:
+def _part_in(expected: Any) -> type[Part] | None:
     """The part that a field holds, alone or as a list of them."""
     for candidate in (expected, *get_args(expected)):
-        if isinstance(candidate, type) and issubclass(candidate, _Part):
+        if isinstance(candidate, type) and issubclass(candidate, Part):
             return candidate
     return None

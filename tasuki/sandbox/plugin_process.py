@@ -8,6 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
+from tasuki.sandbox.report import printable
+
 T = TypeVar("T")
 
 STOP_SECONDS: Final = 10.0
@@ -83,5 +85,5 @@ class PluginProcess:
     def failed(self, reason: str) -> PluginFailedError:
         """The error for a plugin that does not do its work, with what it said last."""
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-_SHOWN_LINES:]
-        said = "\n".join(f"  {line}" for line in lines) or "  (nothing)"
+        said = "\n".join(f"  {printable(line)}" for line in lines) or "  (nothing)"
         return PluginFailedError(f"{reason}; its last words:\n{said}")

@@ -38,7 +38,7 @@ class Report:
         self.live.flush()
 
     def event(self, event: Event) -> None:
-        self.say(f"kubelet    {event}")
+        self.say(f"kubelet    {printable(str(event))}")
 
     def ended(self, pod: str) -> None:
         self.say(f"pod        {pod} ended, its devices are free")
@@ -46,7 +46,7 @@ class Report:
     def outcome(self, outcome: Outcome) -> None:
         verdict = self._marked(_RED, "does not fit" if outcome.shortages else "failed")
         for reason in outcome.reasons:
-            self.say(f"pod        {outcome.pod} {verdict}: {reason}")
+            self.say(f"pod        {outcome.pod} {verdict}: {printable(reason)}")
         if outcome.admission is None:
             return
         for container in outcome.admission.containers:
@@ -55,7 +55,7 @@ class Report:
                 devices = ", ".join(self._name(i) for i in self._in_order(ids))
                 self.say(f"{place} {self._marked(_GREEN, 'gets')} {resource}: {devices}")
             for conflict in container.conflicts:
-                self.say(f"{place}: {conflict}")
+                self.say(f"{place}: {printable(conflict)}")
 
     def _in_order(self, ids: Sequence[str]) -> list[str]:
         """The driver's order; what the machine does not know comes last."""
@@ -73,7 +73,7 @@ class Report:
 
     def _model(self, slice_id: str) -> str:
         found = self.slices.get(slice_id)
-        return f" {found.device.profile or found.device.model}" if found is not None else ""
+        return f" {printable(found.device.profile or found.device.model)}" if found is not None else ""
 
     def summary(self, outcomes: Sequence[Outcome], resources: Mapping[str, ResourceView]) -> str:
         admissions = [(o, o.admission) for o in outcomes if o.admission is not None and o.admission.admitted]
@@ -81,7 +81,7 @@ class Report:
         parts = [table([self._marked(_BOLD, head) for head in _HEADS], rows)] if rows else []
         unsatisfied = [o for o in outcomes if not o.satisfied]
         if unsatisfied:
-            reasons = [f"  {o.pod}: {reason}" for o in unsatisfied for reason in o.reasons]
+            reasons = [f"  {o.pod}: {printable(reason)}" for o in unsatisfied for reason in o.reasons]
             parts.append("\n".join([self._marked(_RED, "Not running"), *reasons]))
         running = [o.pod for o in outcomes if o.satisfied and not o.ended]
         totals = [
@@ -118,6 +118,11 @@ def short(text: str) -> str:
     return _UUID.sub(r"\1…", text)
 
 
+def printable(text: str) -> str:
+    """A text from elsewhere with its control characters spelled out, so that none of them reaches the terminal."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def gets(container: AdmittedContainer) -> Cell:
     """All that is changed in the container, one line for each thing."""
     edits = container.edits
@@ -134,7 +139,7 @@ def gets(container: AdmittedContainer) -> Cell:
     ]
     lines += [f"annotation {name}: {value}" for name, value in sorted(edits.annotations.items())]
     lines += [f"CDI {name}" for name in edits.cdi_devices]
-    return [short(line) for line in lines] or ["nothing"]
+    return [short(printable(line)) for line in lines] or ["nothing"]
 
 
 def as_json(machine: str, outcomes: Sequence[Outcome], resources: Mapping[str, ResourceView]) -> str:

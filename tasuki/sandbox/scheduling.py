@@ -1,5 +1,6 @@
 """Whether a pod fits on the node, counted as the scheduler counts."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -33,12 +34,11 @@ class Shortage:
 def shortages(pod: Pod, running: Sequence[Pod], resources: Mapping[str, ResourceView]) -> tuple[Shortage, ...]:
     """What is missing for a pod beside those that run already; empty if it fits."""
     found = []
-    for name, wanted in pod.requests.items():
-        view = resources.get(name, ResourceView(name))
-        free = view.allocatable - sum(other.requests.get(name, 0) for other in running)
-        if wanted > free:
-            offered = tuple(sorted(resources))
-            found.append(Shortage(name, wanted, max(free, 0), view.allocatable, len(view.unhealthy), offered))
+    wants, offered = pod.requests, tuple(sorted(resources))
+    for name, left in _left(pod, running, resources).items():
+        if left < 0:
+            view, free = resources.get(name, ResourceView(name)), left + wants[name]
+            found.append(Shortage(name, wants[name], max(free, 0), view.allocatable, len(view.unhealthy), offered))
     return tuple(found)
 
 
@@ -47,13 +47,26 @@ def must_end_first(pod: Pod, running: Sequence[Pod], resources: Mapping[str, Res
 
     Nothing runs in the sandbox, so a Job's pod is done as soon as its place is needed.
     """
-    if not shortages(pod, running, resources):
+    lacking = {name: -free for name, free in _left(pod, running, resources).items() if free < 0}
+    if not lacking:
         return ()
     ended: list[Pod] = []
     for candidate in running:
-        if not candidate.job:
+        if not candidate.job or not lacking.keys() & candidate.requests.keys():
             continue
         ended.append(candidate)
-        if not shortages(pod, [p for p in running if p not in ended], resources):
+        lacking = {name: amount - candidate.requests.get(name, 0) for name, amount in lacking.items()}
+        if all(amount <= 0 for amount in lacking.values()):
             return tuple(ended)
     return ()
+
+
+def _left(pod: Pod, running: Sequence[Pod], resources: Mapping[str, ResourceView]) -> dict[str, int]:
+    """What would be left of each resource that the pod wants; less than nothing where it does not fit."""
+    used: Counter[str] = Counter()
+    for other in running:
+        used.update(other.requests)
+    return {
+        name: resources.get(name, ResourceView(name)).allocatable - used[name] - wanted
+        for name, wanted in pod.requests.items()
+    }

@@ -6,15 +6,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, get_args
 
+from deviceplugin.config.keys import shown
+from deviceplugin.config.model import DeviceListStrategy
+from deviceplugin.config.values import alternatives
 from deviceplugin.discovery.description import shipped
 
 Output = Literal["table", "json"]
 
-EXAMPLES: Final = Path(__file__).parent / "examples"
+_EXAMPLES: Final = Path(__file__).parent / "examples"
+PODS: Final = _EXAMPLES / "gpu"
+CONFIGS: Final = _EXAMPLES / "config"
 NVML: Final = "nvml"
 DEFAULT_MACHINE: Final = "dgx-a100"
 
-# Per shipped machine: the sharing configuration and the pods that show what it can do.
+# Per shipped machine: the configuration and the pods that show what it can do.
 _SHOWN: Final = {
     "dgx-a100": ("sharing.yaml", ("whole-gpus.yaml", "timeshared.yaml")),
     "dgx-h100": ("sharing.yaml", ("whole-gpus.yaml", "timeshared.yaml")),
@@ -29,13 +34,14 @@ class Settings:
 
     Attributes:
         machine: A shipped description's name, a description's file, or `nvml` for this machine's own GPUs.
+        config: None for the device plugin's defaults.
         strategy: What `--device-list-strategy` of the plugin is to be; empty to leave it to the configuration.
         timeout_seconds: How long the plugin may take until all of its devices are listed.
         colour: Whether to mark words with terminal colours.
     """
 
     machine: str
-    config: Path
+    config: Path | None
     pods: tuple[Path, ...]
     strategy: str
     keep: bool
@@ -65,11 +71,14 @@ def read(argv: Sequence[str], surroundings: Surroundings) -> Settings:
     """Settings from arguments; ends the process with 2 and a sentence if they make none."""
     given = _parser().parse_args(argv)
     machine = given.machine or (NVML if surroundings.driver_answers() else DEFAULT_MACHINE)
-    config, pods = _SHOWN.get(machine, _SHOWN_ELSEWHERE)
+    shown_config, shown_pods = _SHOWN.get(machine, _SHOWN_ELSEWHERE)
+    pods = tuple(given.pods) or tuple(PODS / file for file in shown_pods)
+    # Somebody's own pods are for somebody's own configuration, which an example's would only hide the lack of.
+    examples = all(file.resolve().is_relative_to(PODS.resolve()) for file in pods)
     return Settings(
         machine=machine,
-        config=given.config or EXAMPLES / config,
-        pods=tuple(given.pods) or tuple(EXAMPLES / file for file in pods),
+        config=given.config or (CONFIGS / shown_config if examples else None),
+        pods=pods,
         strategy=given.strategy,
         keep=given.keep,
         timeout_seconds=given.timeout,
@@ -90,10 +99,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "pods",
         nargs="*",
-        type=Path,
+        type=_file,
         metavar="pods.yaml",
-        help="manifests with Pods, Deployments, StatefulSets, DaemonSets, Jobs or Lists of them, admitted in this "
-        f"order (default: examples from {EXAMPLES})",
+        help="manifests with Pods, Deployments, StatefulSets, DaemonSets, Jobs, CronJobs or Lists of them, admitted in "
+        f"this order (default: examples from {PODS})",
     )
     parser.add_argument(
         "--machine",
@@ -103,12 +112,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--config",
-        type=Path,
+        type=_file,
         metavar="FILE",
-        help="sharing configuration in the NVIDIA device plugin's format (default: an example that suits the machine)",
+        help="sharing configuration in the NVIDIA device plugin's format (default: with the example "
+        "pods an example that suits the machine, with your own pods none, so that the plugin has its defaults)",
     )
     parser.add_argument(
         "--strategy",
+        type=_strategies,
         default="",
         metavar="STRATEGY",
         help="how devices reach the container, as the plugin's --device-list-strategy: envvar, volume-mounts, "
@@ -129,6 +140,20 @@ def _parser() -> argparse.ArgumentParser:
         help="the summary's form; with json, what happens on the way goes to standard error (default: %(default)s)",
     )
     return parser
+
+
+def _file(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("the file's name is empty")
+    return Path(text)
+
+
+def _strategies(text: str) -> str:
+    known = [strategy.value for strategy in DeviceListStrategy]
+    for word in text.split(",") if text else ():
+        if word.strip() not in known:
+            raise argparse.ArgumentTypeError(f"{shown(word)} is not a strategy; it must be {alternatives(known)}")
+    return text
 
 
 def _seconds(text: str) -> float:

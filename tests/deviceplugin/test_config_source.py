@@ -198,10 +198,10 @@ async def test_a_bad_file_leaves_the_last_good_configuration_in_force(config_map
         good_again = await following(outcomes)
 
     assert [o.config for o in (bad, worse, gone, good_again)] == [good.config] * 4
-    assert bad.error == (f"{path}: line 1: sharing.timeSlicing.resources[0].replicas is 1; it must be from 2 to 65536")
+    assert bad.error == "line 1: sharing.timeSlicing.resources[0].replicas is 1; it must be from 2 to 65536"
     assert bad.digest not in ("", good.digest)
     assert "not valid YAML" in worse.error
-    assert gone.error == f"{path} cannot be read: No such file or directory"
+    assert (gone.origin, gone.error) == (str(path), "cannot be read: No such file or directory")
     assert gone.digest == ""
     assert good_again == good
 
@@ -221,7 +221,9 @@ async def test_without_a_good_file_since_the_start_there_is_no_configuration(tmp
         later = await following(outcomes)
 
     assert at_start.config is None
-    assert at_start.error.startswith(str(path))
+    assert at_start.origin == str(path)
+    assert at_start.error
+    assert str(path) not in at_start.error, "whoever tells of it begins with the origin"
     assert (replicas(later), later.error) == (2, "")
 
 
@@ -254,7 +256,9 @@ async def test_what_is_no_configuration_file_is_refused_at_once(tmp_path: Path, 
         outcome = await following(outcomes)
 
     assert outcome.config is None
-    assert outcome.error.startswith(str(path))
+    assert outcome.origin == str(path)
+    assert outcome.error
+    assert str(path) not in outcome.error
 
 
 async def test_the_node_label_chooses_by_name(config_map: ConfigMap) -> None:
@@ -311,6 +315,18 @@ async def test_a_name_that_is_not_in_the_folder_keeps_the_last_good(
     )
 
 
+async def test_an_entry_that_leads_nowhere_hides_no_other(config_map: ConfigMap) -> None:
+    config_map.put({"shared": sharing(4)})
+    (config_map.folder / "loop").symlink_to("loop")
+    (config_map.folder / "dangling").symlink_to("absent")
+    source = ConfigSource(Origin(folder=config_map.folder), Overrides(), QUICK)
+
+    async with contextlib.aclosing(source.outcomes()) as outcomes:
+        outcome = await following(outcomes)
+
+    assert (replicas(outcome), outcome.error) == (4, "")
+
+
 async def test_a_configuration_that_appears_after_the_label_is_taken(config_map: ConfigMap) -> None:
     config_map.put({"shared": sharing(4)})
     source = ConfigSource(Origin(folder=config_map.folder, default="shared"), Overrides(), QUICK)
@@ -362,7 +378,7 @@ async def test_a_folder_that_cannot_be_listed_is_told(tmp_path: Path) -> None:
         while outcome.error:  # seen while the folder was still being filled
             outcome = await following(outcomes)
 
-    assert first.error == f"{tmp_path / 'absent'} cannot be listed: No such file or directory"
+    assert (first.origin, first.error) == (str(tmp_path / "absent"), "cannot be listed: No such file or directory")
     assert replicas(outcome) == 2
 
 

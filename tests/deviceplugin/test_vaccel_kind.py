@@ -137,6 +137,15 @@ def test_what_the_health_book_remembers_does_not_keep_an_agent_away(driven: Driv
     assert healths(offered) == {"vaccel-local": True}
 
 
+def test_an_agent_that_answers_again_is_taken_out_of_the_health_book(driven: Driven, folder: Path) -> None:
+    with FakeAgent.unix(folder / "a") as fake:
+        driven.offered(configured(an_agent(fake.address), an_agent(f"unix://{folder}/b", "other")))
+        after = driven.kind.scan()
+    book = HealthBook({Part(f"vaccel-{name}"): Ailment("it was gone") for name in ("local", "other", "removed")})
+
+    assert driven.kind.settled(book, Agents(), after).ailing == ("vaccel-other",)
+
+
 def test_a_change_of_sessions_needs_no_answer_first(driven: Driven, folder: Path) -> None:
     with FakeAgent.unix(folder / "a") as fake:
         driven.offered(configured(an_agent(fake.address, sessions=1)))

@@ -37,6 +37,9 @@ COMPONENTS: Final[Mapping[str, tuple[str, ...]]] = {
     "plain-runc": ("config-by-label", "node-feature-api", "selinux", "without-api"),
     "cdi": ("mig", "config-by-label", "node-feature-api", "selinux", "runtime-class", "without-api"),
     "simulated": ("config-by-label", "node-feature-api", "selinux", "without-api"),
+    "fpga": ("fpga-firmware", "fpga-programming", "config-by-label", "node-feature-api", "selinux", "without-api"),
+    "vaccel": ("config-by-label", "node-feature-api", "selinux", "without-api"),
+    "vaccel-tcp": ("kata-vaccel", "config-by-label", "node-feature-api", "selinux", "without-api"),
 }
 # What needs the API server cannot go with its absence.
 _APART: Final = ({"without-api", "config-by-label"}, {"without-api", "node-feature-api"})
@@ -159,7 +162,8 @@ def objects(render: Callable[[Variant], Objects], variant: Variant) -> Objects:
 
 @pytest.fixture
 def daemonset(objects: Objects) -> dict[str, Any]:
-    return of_kind(objects, "DaemonSet")
+    """The device plugin's."""
+    return of_kind([each for each in objects if each["metadata"]["name"] == "tasuki-deviceplugin"], "DaemonSet")
 
 
 @pytest.fixture

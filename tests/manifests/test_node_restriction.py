@@ -74,6 +74,7 @@ def node(
     ("old", "new"),
     [
         pytest.param({"zone": "a"}, {"zone": "a", "nvidia.com/gpu.count": "8"}, id="a label of NVIDIA's is added"),
+        pytest.param({"zone": "a"}, {"zone": "a", "vaccel.tasuki.dev/plugin.noop": "true"}, id="a label of vAccel's"),
         pytest.param({"nvidia.com/gpu.count": "8"}, {"nvidia.com/gpu.count": "7"}, id="one is changed"),
         pytest.param({"nvidia.com/gpu.count": "8"}, {}, id="one is removed"),
         pytest.param(None, {"nvidia.com/gpu.count": "8"}, id="the first label"),

@@ -51,15 +51,17 @@ def test_no_object_is_there_twice(objects: Objects) -> None:
 
 
 def test_the_kinds_are_what_the_variant_needs(objects: Objects, variant: Variant) -> None:
-    _, components = variant
+    overlay, components = variant
     expected = {"ConfigMap", "DaemonSet", "Namespace", "ResourceQuota", "ServiceAccount"}
     if "without-api" not in components:
         expected |= {"ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition"}
         expected |= {"ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"}
     if "node-feature-api" in components:
         expected |= {"Role", "RoleBinding"}
-    if "runtime-class" in components:
+    if "runtime-class" in components or "kata-vaccel" in components:
         expected |= {"RuntimeClass"}
+    if overlay == "vaccel-tcp":
+        expected |= {"NetworkPolicy", "Service"}
 
     assert {each["kind"] for each in objects} == expected
 

@@ -98,7 +98,9 @@ DOCS = Path(__file__).parents[3] / "docs"
         pytest.param(
             "fault: {}", "fault: {recoveryAction: pray}", "gpus[0].fault.recoveryAction is 'pray'", id="no such action"
         ),
-        pytest.param("gpus:\n", "gpus: [\n", "not YAML: ", id="not YAML"),
+        pytest.param("gpus:\n", "gpus: [\n", "not valid YAML: ", id="not YAML"),
+        pytest.param("name: two\n", "name: two\nname: three\n", "the key 'name' is here twice", id="a key twice"),
+        pytest.param("name: two\n", f"{'k' * 999}: 1\n", "…; ", id="a long key"),
     ],
 )
 def test_a_wrong_description_is_answered_with_field_value_and_remedy(good: str, bad: str, told: str) -> None:
@@ -110,9 +112,39 @@ def test_a_wrong_description_is_answered_with_field_value_and_remedy(good: str, 
     assert told in str(error.value)
 
 
-def test_an_empty_file_is_answered() -> None:
-    with pytest.raises(DescriptionError, match="the file is None: expected `object`"):
-        decode("")
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        pytest.param("", "the file is empty; it must be a mapping of keys to values", id="empty"),
+        pytest.param("- 1", "the file is a list; it must be a mapping", id="a list"),
+        pytest.param("[" * 100_000, "nested more than", id="deep"),
+        pytest.param("a: &a [b, b]\nb: [" + "*a," * 20_000 + "]", "aliases counted in full", id="aliases"),
+    ],
+)
+def test_a_file_that_is_no_description_is_answered(text: str, told: str) -> None:
+    with pytest.raises(DescriptionError) as error:
+        decode(text)
+    assert told in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        pytest.param(b"secret words " * 1000, "it must be a mapping", id="prose"),
+        pytest.param(b"root:x:0:0:root:/root:/bin/sh\n" * 1000, "it must be a mapping", id="another kind of file"),
+        pytest.param(b"gpus: " + b"secret " * 1000, "gpus is 'secret", id="prose in a field"),
+        pytest.param(b"\xff" * 10, "is not UTF-8: byte 0 is 0xff", id="no text"),
+        pytest.param(b"#" * 2_000_000, "is larger than 1048576 bytes", id="too large"),
+    ],
+)
+def test_an_error_shows_little_of_the_file(tmp_path: Path, content: bytes, told: str) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(content)
+
+    with pytest.raises(DescriptionError) as error:
+        load(str(file))
+    assert told in str(error.value)
+    assert len(str(error.value)) < len(str(file)) + 200
 
 
 def test_a_gpu_without_published_profiles_cannot_be_partitioned() -> None:

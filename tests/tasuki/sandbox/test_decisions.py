@@ -143,6 +143,13 @@ class TestScheduling:
 
         assert [pod.name for pod in first] == ended
 
+    def test_a_job_that_holds_nothing_of_what_is_missing_goes_on(self) -> None:
+        running = [Pod("other", (Container("main", {"example.com/nic": 1}),), job="o"), wants("j", 4, job="j")]
+
+        first = must_end_first(wants("b", 1), running, {GPU: view(*"abcd")})
+
+        assert [pod.name for pod in first] == ["j"]
+
 
 def test_a_cell_of_a_table_may_have_several_lines_and_colours_take_no_room() -> None:
     drawn = table(["\x1b[1mA\x1b[0m", "B"], [(["x", "yy"], ["1"])])

@@ -15,7 +15,7 @@ import pytest
 
 from tasuki.sandbox.__main__ import BAD_INPUT, PLUGIN_FAILED, SATISFIED, UNSATISFIED, main
 from tasuki.sandbox.plugin_process import PluginFailedError, PluginProcess
-from tasuki.sandbox.settings import EXAMPLES, NVML, Surroundings, read
+from tasuki.sandbox.settings import CONFIGS, NVML, PODS, Surroundings, read
 
 SOON_SECONDS = 20.0
 
@@ -68,13 +68,57 @@ def test_the_table_shows_what_each_container_gets(capsys: pytest.CaptureFixture[
 
 
 def test_pods_that_do_not_fit_say_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
-    status, summary = run_json(capsys, "--machine", "dgx-a100", str(EXAMPLES / "too-much.yaml"))
+    status, summary = run_json(capsys, "--machine", "dgx-a100", str(PODS / "too-much.yaml"))
 
     reasons = {pod["name"]: pod["reasons"][0] for pod in summary["pods"]}
     assert status == UNSATISFIED
     assert reasons["six-gpus"] == "wants 6 nvidia.com/gpu, 4 free of 4"
     assert "which this node does not offer" in reasons["another-kind"]
     assert reasons["two-shares"].startswith("UnexpectedAdmissionError: ")
+
+
+def test_all_examples_together_are_pods(capsys: pytest.CaptureFixture[str]) -> None:
+    status, summary = run_json(capsys, "--machine", "dgx-a100", *(str(file) for file in sorted(PODS.glob("*.yaml"))))
+
+    running = {pod["name"]: pod["running"] for pod in summary["pods"]}
+    assert status == UNSATISFIED
+    assert (running["training"], running["notebook-0"], running["fine-tuning"], running["six-gpus"]) == (
+        True,
+        True,
+        False,
+        False,
+    )
+
+
+@pytest.mark.parametrize("machine", ["t4", "l40s-4", "dgx-a100"])
+def test_ones_own_pods_find_the_gpus_as_the_plugin_offers_them_by_default(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, machine: str
+) -> None:
+    pods = tmp_path / "pods.yaml"
+    pods.write_text(
+        "{kind: Pod, metadata: {name: a}, spec: {containers: [{name: a, resources: {limits: {nvidia.com/gpu: 1}}}]}}"
+    )
+
+    status, summary = run_json(capsys, "--machine", machine, str(pods))
+
+    assert status == SATISFIED
+    assert list(summary["resources"]) == ["nvidia.com/gpu"]
+
+
+def test_nothing_of_a_manifest_reaches_the_terminal_raw(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    pods = tmp_path / "pods.yaml"
+    pods.write_text(
+        r'{kind: Pod, metadata: {name: a}, spec: {containers: [{name: a, env: [{name: A, value: "\e[31m"}], '
+        "resources: {limits: {nvidia.com/gpu: 1}}}]}}"
+    )
+
+    status = main(["--machine", "t4", str(pods)])
+
+    shown = capsys.readouterr().out
+    assert status == SATISFIED
+    assert r"A=\x1b[31m" in shown
+    assert "\x1b" not in shown
+    assert "config     none: the device plugin has its defaults" in shown
 
 
 def test_a_pods_own_configuration_is_used(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -98,6 +142,36 @@ def test_a_pods_own_configuration_is_used(capsys: pytest.CaptureFixture[str], tm
 @pytest.mark.parametrize(
     ("argv", "told"),
     [
+        pytest.param(["--strategy", "foo"], "--strategy: 'foo' is not a strategy; it must be envvar,", id="strategy"),
+        pytest.param(["--config", ""], "--config: the file's name is empty", id="no name of a configuration"),
+        pytest.param([""], "the file's name is empty", id="no name of a manifest"),
+    ],
+)
+def test_bad_arguments_are_told_under_our_own_name(
+    capsys: pytest.CaptureFixture[str], argv: list[str], told: str
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(argv)
+
+    said = capsys.readouterr().err
+    assert said.startswith("usage: tasuki sandbox")
+    assert told in said
+
+
+def test_a_folder_of_configurations_is_refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONFIG_FILE_SRCDIR", "/configs")
+
+    status = main(["--machine", "t4"])
+
+    assert status == BAD_INPUT
+    assert "CONFIG_FILE_SRCDIR is /configs, but no node label" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
         pytest.param(["--machine", "pdp-11"], "no machine description 'pdp-11'", id="no such machine"),
         pytest.param(["--machine", "t4", "/nowhere.yaml"], "/nowhere.yaml: cannot be read", id="no such pods"),
         pytest.param(
@@ -106,7 +180,7 @@ def test_a_pods_own_configuration_is_used(capsys: pytest.CaptureFixture[str], tm
             id="no such configuration",
         ),
         pytest.param(
-            ["--machine", "t4", "--config", str(EXAMPLES / "mig.yaml")], "mig.yaml: ", id="pods for a configuration"
+            ["--machine", "t4", "--config", str(PODS / "mig.yaml")], "mig.yaml: ", id="pods for a configuration"
         ),
     ],
 )
@@ -185,16 +259,26 @@ def test_a_kept_sandbox_whose_plugin_dies_has_failed(
 @pytest.mark.parametrize(
     ("argv", "answers", "machine", "config"),
     [
-        pytest.param([], False, "dgx-a100", "sharing.yaml", id="no driver"),
-        pytest.param([], True, NVML, "sharing-all.yaml", id="a driver answers"),
-        pytest.param(["--machine", "a100-mig"], True, "a100-mig", "sharing-mig.yaml", id="named"),
-        pytest.param(["--machine", "./mine.yaml"], False, "./mine.yaml", "sharing-all.yaml", id="a file"),
+        pytest.param([], False, "dgx-a100", CONFIGS / "sharing.yaml", id="no driver"),
+        pytest.param([], True, NVML, CONFIGS / "sharing-all.yaml", id="a driver answers"),
+        pytest.param(["--machine", "a100-mig"], True, "a100-mig", CONFIGS / "sharing-mig.yaml", id="named"),
+        pytest.param(["--machine", "./mine.yaml"], False, "./mine.yaml", CONFIGS / "sharing-all.yaml", id="a file"),
+        pytest.param(
+            ["examples/gpu/too-much.yaml"], False, "dgx-a100", CONFIGS / "sharing.yaml", id="an example by its name"
+        ),
+        pytest.param(["mine.yaml"], False, "dgx-a100", None, id="own pods"),
+        pytest.param(["examples/gpu/mig.yaml", "mine.yaml"], False, "dgx-a100", None, id="own pods beside examples"),
+        pytest.param(["mine.yaml", "--config", "c.yaml"], False, "dgx-a100", Path("c.yaml"), id="both one's own"),
     ],
 )
-def test_the_machine_decides_the_defaults(argv: list[str], answers: bool, machine: str, config: str) -> None:
+def test_machine_and_pods_decide_the_defaults(
+    monkeypatch: pytest.MonkeyPatch, argv: list[str], answers: bool, machine: str, config: Path | None
+) -> None:
+    monkeypatch.chdir(Path(__file__).parents[3])
+
     settings = read(argv, Surroundings(driver_answers=lambda: answers, colour=False))
 
-    assert (settings.machine, settings.config.name) == (machine, config)
+    assert (settings.machine, settings.config) == (machine, config)
 
 
 @pytest.mark.parametrize("timeout", ["0", "-1", "inf", "soon"])

@@ -118,7 +118,7 @@ def test_an_error_register_that_is_not_zero(path: str, value: str, node: Node) -
     node.write(path, value)
 
     assert node.reasons() == {
-        FIRST: f"{path} is {value}; read the log, then write that value to the file to clear it",
+        FIRST: f"/sys/{path} is {value}; look for the cause, then write that value to the file to clear it",
     }
 
 
@@ -197,8 +197,8 @@ def test_sensors_of_the_board_controller_speak_for_all_ports_of_the_card(node: N
         pytest.param(
             f"{OPAE}/intel-fpga-fme.0/errors/fme-errors/errors",
             "0x2",
-            f"{OPAE}/intel-fpga-fme.0/errors/fme-errors/errors is 0x2; read the log, then write that value to the "
-            "file to clear it",
+            f"/sys/{OPAE}/intel-fpga-fme.0/errors/fme-errors/errors is 0x2; look for the cause, then write that value "
+            "to the file to clear it",
             id="register",
         ),
         pytest.param(
@@ -271,49 +271,49 @@ def test_an_afu_id_that_means_nothing(value: str, reason: str, node: Node) -> No
         pytest.param(
             f"{ALVEO}.1/ready",
             "0x0",
-            f"the management function does not answer the user function: {ALVEO}.1/ready is 0",
+            f"the management function does not answer the user function: /sys/{ALVEO}.1/ready is 0",
             id="not ready",
         ),
         pytest.param(
             f"{ALVEO}.1/dev_offline",
             "1",
-            f"the driver has taken the card offline: {ALVEO}.1/dev_offline is 1",
+            f"the driver has taken the card offline: /sys/{ALVEO}.1/dev_offline is 1",
             id="offline",
         ),
         pytest.param(
             f"{ALVEO}.1/dev_offline",
             "-19",
-            f"the driver has taken the card offline: {ALVEO}.1/dev_offline is -19",
+            f"the driver has taken the card offline: /sys/{ALVEO}.1/dev_offline is -19",
             id="offline in error",
         ),
         pytest.param(
             f"{ALVEO}.1/device_bad_state",
             "1",
-            f"the scheduler on the card is stuck; reset the card: {ALVEO}.1/device_bad_state is 1",
+            f"the scheduler on the card is stuck; reset the card: /sys/{ALVEO}.1/device_bad_state is 1",
             id="bad state",
         ),
         pytest.param(
             f"{ALVEO}.0/ready",
             "0",
-            f"the management function is not ready: {ALVEO}.0/ready is 0",
+            f"the management function is not ready: /sys/{ALVEO}.0/ready is 0",
             id="management not ready",
         ),
         pytest.param(
             f"{ALVEO}.0/dev_offline",
             "1",
-            f"the management function is offline: {ALVEO}.0/dev_offline is 1",
+            f"the management function is offline: /sys/{ALVEO}.0/dev_offline is 1",
             id="management offline",
         ),
         pytest.param(
             f"{ALVEO}.0/mfg",
             "1",
-            f"the card runs its factory image; flash a shell: {ALVEO}.0/mfg is 1",
+            f"the card runs its factory image; flash a shell: /sys/{ALVEO}.0/mfg is 1",
             id="factory image",
         ),
         pytest.param(
             f"{ALVEO}.0/firewall.m.5888/status",
             "524296",
-            f"the AXI firewall has cut the image off: {ALVEO}.0/firewall.m.5888/status is 0x80008",
+            f"the AXI firewall has cut the image off, reset the card: /sys/{ALVEO}.0/firewall.m.5888/status is 0x80008",
             id="firewall",
         ),
         pytest.param(
