@@ -8,18 +8,17 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from deviceplugin.agent import CONFIGURATION, PLAN, Agent
+from deviceplugin.config.kinds import FPGA, GPU
 from deviceplugin.config_source import ConfigSource, Origin, Pace
 from deviceplugin.discovery import source_for
 from deviceplugin.discovery.description import DescriptionError
 from deviceplugin.fleet import Fleet
-from deviceplugin.gpu_kind import GpuKind
-from deviceplugin.granting import Preparation
 from deviceplugin.health import XidFilter, XidListError, xid_filter
-from deviceplugin.kind import Kind
-from deviceplugin.kind_loop import KindLoop, Outlets
+from deviceplugin.kind_loop import Outlets
+from deviceplugin.kinds import Spawner, build, fpga_tree
 from deviceplugin.lifecycle import NOT_REGISTERED, Surroundings, Ticker
 from deviceplugin.metrics import Metrics
 from deviceplugin.pod_resources import PodResources
@@ -52,7 +51,8 @@ def main(argv: Sequence[str]) -> int:
     process_logging.configure(settings.log_level, settings.log_format)
     try:
         critical = xid_filter(settings.disabled_xids, settings.enabled_xids)
-        kinds = [_gpu_kind(settings)]
+        if GPU in settings.kinds:
+            source_for(settings.simulate, node=settings.node_name)  # a name that does not exist ends the start
     except (XidListError, DescriptionError) as error:
         log.error("bad setting error=%r", str(error))  # noqa: TRY400 - the sentence says it all
         return 2
@@ -60,9 +60,9 @@ def main(argv: Sequence[str]) -> int:
         log.warning("setting notice=%r", notice)
     log.info("starting version=%s node=%s simulated=%s", __version__, settings.node_name, settings.simulate or "no")
     try:
-        run_until_stopped(lambda stop: serve(settings, kinds, critical, stop))
-    except KubeConfigError as error:
-        log.error("bad Kubernetes configuration error=%r", str(error))  # noqa: TRY400 - the sentence says it all
+        run_until_stopped(lambda stop: serve(settings, critical, stop))
+    except (KubeConfigError, DescriptionError) as error:
+        log.error("bad setting error=%r", str(error))  # noqa: TRY400 - the sentence says it all
         return 2
     except OSError as error:
         log.error("cannot start error=%r", str(error))  # noqa: TRY400 - the sentence says it all
@@ -71,16 +71,10 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _gpu_kind(settings: Settings) -> GpuKind:
-    source = source_for(settings.simulate, node=settings.node_name)
-    simulated = settings.simulate is not None
-    return GpuKind(source, Preparation(settings.cdi_root, settings.cdi_disabled_hooks, simulated=simulated))
-
-
-async def serve(settings: Settings, kinds: Sequence[Kind[Any]], critical: XidFilter, stop: asyncio.Event) -> None:
+async def serve(settings: Settings, critical: XidFilter, stop: asyncio.Event) -> None:
     """Put all parts together and run them until `stop`."""
     metrics = Metrics()
-    readiness = Readiness(CONFIGURATION, *(f"{kind.name} driver" for kind in kinds), PLAN)
+    readiness = Readiness(CONFIGURATION, *(f"{kind} driver" for kind in settings.kinds), PLAN)
     heartbeat = Heartbeat()
     ticker = Ticker()
     folder = (settings.kubelet_socket or _KUBELET_SOCKET).parent
@@ -115,15 +109,18 @@ async def serve(settings: Settings, kinds: Sequence[Kind[Any]], critical: XidFil
                     OperatorServer(settings.metrics_address, metrics.registry, readiness, heartbeat.alive)
                 )
             watch = stack.enter_context(FolderWatch([folder]))
+            tree = fpga_tree(settings, stack) if FPGA in settings.kinds else None
             async with asyncio.TaskGroup() as group:
 
                 def changed() -> None:
                     agent.serve()
 
                 outlets = Outlets(metrics, readiness, critical, changed, publisher.record)
-                loops = [KindLoop(kind, outlets) for kind in kinds]
+                kinds = build(settings, outlets, tree, Spawner(group))
+                for listener in kinds.listeners:
+                    publisher.listen(listener)
                 agent = Agent(
-                    loops=loops,
+                    loops=kinds.loops,
                     configs=configs,
                     fleet=Fleet(surroundings, group.create_task),
                     publisher=publisher,

@@ -10,7 +10,8 @@ from typing import Any, Final
 from deviceplugin.config.model import Config
 from deviceplugin.config_source import ConfigOutcome, ConfigSource
 from deviceplugin.fleet import Fleet
-from deviceplugin.kind import GPU, Offered
+from deviceplugin.config.kinds import GPU
+from deviceplugin.kind import Offered
 from deviceplugin.kind_loop import KindLoop, forever
 from deviceplugin.machine import Machine
 from deviceplugin.metrics import Metrics

@@ -23,7 +23,8 @@ from deviceplugin.fpga_names import function_resource
 from deviceplugin.fpga_plan import FpgaPlan, Means, Offering, may_run, plan, to_prewarm
 from deviceplugin.fpga_preference import Standing, preferred, root_of
 from deviceplugin.health import Fault, HealthBook, judged_device
-from deviceplugin.kind import FPGA, Offered
+from deviceplugin.config.kinds import FPGA
+from deviceplugin.kind import Offered
 from deviceplugin.node_status import Holder
 from deviceplugin.offers import too_large
 from deviceplugin.programming.images import ImageError

@@ -45,7 +45,6 @@ def preferred(
     Raises:
         PreferenceError: No choice could satisfy the request.
     """
-    available = list({s.id: s for s in available}.values())
     check(available, required, size)
     regions = _regions(available, required, standings, near)
     usable = [region for region in regions if region.needed or not region.standing.refused]

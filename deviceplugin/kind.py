@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Final, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from deviceplugin.config.model import Config
 from deviceplugin.health import Fault, HealthBook
@@ -14,11 +14,6 @@ from tasuki.devices.model import Device
 from tasuki.devices.preference import POLICIES, Policy
 
 Found = TypeVar("Found")
-
-# The kinds' names, as a setting enables them.
-GPU: Final = "gpu"
-FPGA: Final = "fpga"
-VACCEL: Final = "vaccel"
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,9 @@ from deviceplugin.offers import Offer
 # Allocate is answered within a millisecond or two; what takes longer than a second is broken.
 _LATENCY_BUCKETS: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 
+# An FPGA's region takes from half a second to minutes.
+_PROGRAMMING_BUCKETS: Final = (0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 20.0, 25.0, 60.0, 300.0)
+
 
 class Metrics:
     """Every metric of the process, in a registry of its own."""
@@ -57,6 +60,13 @@ class Metrics:
         )
         self.faults = Counter(
             "tasuki_faults", "Faults that the driver reported.", ["device", "critical"], registry=registry
+        )
+        self.programming = Histogram(
+            "tasuki_fpga_programming_seconds",
+            "How long FPGA regions took to be programmed.",
+            ["function", "outcome"],
+            buckets=_PROGRAMMING_BUCKETS,
+            registry=registry,
         )
         self.published = Gauge(
             "tasuki_published", "Whether the node's labels and AcceleratorNode are up to date.", registry=registry

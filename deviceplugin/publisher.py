@@ -2,13 +2,14 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
-from deviceplugin.node_status import Holders, NodeFacts
+from deviceplugin.node_status import Holder, Holders, NodeFacts
 from deviceplugin.pod_resources import PodResources, PodResourcesError
 from deviceplugin.targets import Known, LabelFile, NodeLabels, NodeObject, Target, now_utc
 from tasuki.kube.backoff import Backoff
@@ -52,6 +53,14 @@ class PublisherTimes:
 
 
 DEFAULT_TIMES: Final = PublisherTimes()
+
+
+class HolderListener(Protocol):
+    """Whoever must know which slices are held; called in the event loop, with the monotonic time of the question."""
+
+    def holders_seen(self, holders: Collection[Holder], at: float) -> None: ...
+
+    def holders_unavailable(self, at: float) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +109,7 @@ class Publisher:
     def __init__(self, edges: NodeEdges, uniform: Uniform, times: PublisherTimes = DEFAULT_TIMES) -> None:
         if edges.kube is not None and not edges.node_name:
             raise KubeConfigError("with an API server the node's name is needed: set --node-name or NODE_NAME")
+        self._listeners: Final[list[HolderListener]] = []
         self._edges: Final = edges
         self._times: Final = times
         self._uniform: Final = uniform
@@ -133,6 +143,10 @@ class Publisher:
         self._facts = facts
         self._wake()
 
+    def listen(self, listener: HolderListener) -> None:
+        """Tell somebody what the kubelet says of who holds what; to be called before `run`."""
+        self._listeners.append(listener)
+
     def allocated(self) -> None:
         """The kubelet was handed slices: find out soon for whom."""
         self._allocated.set()
@@ -150,8 +164,9 @@ class Publisher:
                     tasks.create_task(keeper.run())
                 if self._edges.kube is not None and self._events is not None:
                     tasks.create_task(self._follow_node(self._edges.kube))
-                    tasks.create_task(self._follow_holders())
                     tasks.create_task(self._events.run())
+                if self._edges.kube is not None or self._listeners:
+                    tasks.create_task(self._follow_holders())
         finally:
             self._file.remove()
 
@@ -166,10 +181,15 @@ class Publisher:
 
     async def _follow_holders(self) -> None:
         while True:
+            asked_at = time.monotonic()
             try:
                 holders = Holders(await self._edges.pod_resources.holders())
+                for listener in self._listeners:
+                    listener.holders_seen(holders.found, asked_at)
             except PodResourcesError as error:
                 holders = Holders(self._holders.found if self._holders else (), str(error))
+                for listener in self._listeners:
+                    listener.holders_unavailable(asked_at)
             if holders != self._holders:
                 self._holders = holders
                 self._wake()

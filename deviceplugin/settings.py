@@ -16,6 +16,7 @@ from deviceplugin.config.flags import FLAGS, Flag
 from deviceplugin.config.keys import shown
 from deviceplugin.config.model import ConfigError
 from deviceplugin.config.precedence import Overrides
+from deviceplugin.config.kinds import FPGA, GPU, VACCEL
 from deviceplugin.config.values import alternatives, is_subdomain
 from tasuki.kube.names import NVIDIA_CONFIG_LABEL
 from tasuki.process.logging import LEVELS, LogFormat
@@ -43,6 +44,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     kubelet_socket: Path | None = Path("/var/lib/kubelet/device-plugins/kubelet.sock")
     pod_resources_socket: Path = Path("/var/lib/kubelet/pod-resources/kubelet.sock")
     cdi_root: Path = Path("/var/run/cdi")
+    kinds: tuple[str, ...] = (GPU,)
+    simulate_fpga: str | None = None
     sysfs_root: Path = Path("/sys")
     bitstreams: Path = Path("/var/lib/tasuki/bitstreams")
     node_name: str
@@ -100,6 +103,11 @@ def _one_of(values: Iterable[str]) -> Callable[[str], str]:
 def _fallbacks(text: str) -> tuple[str, ...]:
     read = _one_of(get_args(Fallback))
     return tuple(read(word) for word in _words(text))
+
+
+def _kinds(text: str) -> tuple[str, ...]:
+    read = _one_of((GPU, FPGA, VACCEL))
+    return tuple(dict.fromkeys(read(word) for word in _words(text)))
 
 
 def _path(text: str) -> Path:
@@ -179,6 +187,15 @@ _TASUKI: Final = (
         "take a described machine for this one: a name such as dgx-a100, or a YAML file (the driver's GPUs)",
     ),
     _Option(
+        "kinds", "kinds", "TASUKI_KINDS", _kinds,
+        "which kinds of accelerators are this daemon's, separated by commas: gpu, fpga, vaccel (gpu)",
+        is_list=True,
+    ),
+    _Option(
+        "simulate_fpga", "simulate-fpga", "TASUKI_SIMULATE_FPGA", str,
+        "look for FPGAs in a laid-out tree: a name such as intel-dfl, or a tree's YAML file (the kernel's files)",
+    ),
+    _Option(
         "kube_api", "kube-api", "TASUKI_KUBE_API", _one_of(get_args(KubeApi)),
         "auto: label the Node, keep its AcceleratorNode and send events if an API server is configured; off (auto)",
     ),
@@ -217,7 +234,7 @@ _OPTIONS: Final = (*_NVIDIA, *_TASUKI)
 
 # Ours, but for containers; a daemon that is started in one has them too.
 _HANDED_OUT: Final = frozenset({"TASUKI_GPU_MEMORY_BYTES"})
-_HANDED_OUT_PREFIX: Final = "TASUKI_FPGA_"
+_HANDED_OUT_PREFIXES: Final = ("TASUKI_FPGA_", "TASUKI_VACCEL_")
 
 # What the kubelet adds for each Service whose name begins with `tasuki` (Kubernetes: environment variables).
 _SERVICE_LINK: Final = re.compile(
@@ -369,7 +386,7 @@ def _check_variables(environ: Mapping[str, str]) -> None:
     for name in sorted(environ):
         if not name.startswith("TASUKI_") or name in known:
             continue
-        if name in _HANDED_OUT or name.startswith(_HANDED_OUT_PREFIX):
+        if name in _HANDED_OUT or name.startswith(_HANDED_OUT_PREFIXES):
             continue
         if _is_service_link(name, environ[name]):
             continue

@@ -9,7 +9,8 @@ from deviceplugin.allocation.vaccel import Allocator, one_agent
 from deviceplugin.config.model import Config, VaccelAgent
 from deviceplugin.discovery.vaccel import Prober
 from deviceplugin.health import Fault, HealthBook
-from deviceplugin.kind import VACCEL, Offered
+from deviceplugin.config.kinds import VACCEL
+from deviceplugin.kind import Offered
 from deviceplugin.offers import too_large
 from deviceplugin.resources import Resource
 from deviceplugin.vaccel import SESSION, Agents, FoundAgent, labels, misfits
