@@ -32,7 +32,7 @@ from protos.deviceplugin.v1beta1.api_pb2_grpc import (
 )
 
 _START_SECONDS: Final = 30
-_CHANNEL: Final = (("grpc.default_authority", "localhost"), ("grpc.max_receive_message_length", 4 * 1024 * 1024))
+CHANNEL: Final = (("grpc.default_authority", "localhost"), ("grpc.max_receive_message_length", 4 * 1024 * 1024))
 
 
 class Kubelet(RegistrationServicer):
@@ -87,6 +87,16 @@ def running(*command: str, env: dict[str, str] | None = None) -> Iterator[subpro
             process.wait(timeout=_START_SECONDS)
 
 
+@contextlib.contextmanager
+def noop_server(folder: Path) -> Iterator[Path]:
+    """The floor, and the socket that it listens on."""
+    socket = folder / "noop.sock"
+    with running(sys.executable, "-m", "bench.noop", str(socket)):
+        while not socket.exists():
+            time.sleep(0.01)
+        yield socket
+
+
 def plugin_command(kubelet: Kubelet, simulate: str, sharing: str | None, *more: str) -> list[str]:
     folder = kubelet.socket.parent
     command = [sys.executable, "-m", "tasuki.cli", "deviceplugin", "--simulate", simulate]
@@ -120,7 +130,7 @@ def plugin_on(simulate: str, sharing: str | None) -> Iterator[DevicePluginStub]:
     """The plugin on a machine, and a client of its one resource."""
     with kubelet_in_folder() as kubelet, running(*plugin_command(kubelet, simulate, sharing)):
         socket = kubelet.plugin("nvidia.com/gpu")
-        with grpc.insecure_channel(f"unix:{socket}", _CHANNEL) as channel:
+        with grpc.insecure_channel(f"unix:{socket}", CHANNEL) as channel:
             yield DevicePluginStub(channel)
 
 
@@ -132,31 +142,26 @@ def listed(stub: DevicePluginStub) -> tuple[list[str], grpc.Call]:
 
 def bench_allocate(rounds: int) -> list[Row]:
     """One slice of 80, against a call that does nothing."""
-    with kubelet_in_folder() as kubelet:
-        floor_socket = kubelet.socket.parent / "noop.sock"
+    with (
+        kubelet_in_folder() as kubelet,
+        running(*plugin_command(kubelet, "dgx-a100", timeshared(10))) as plugin,
+        noop_server(kubelet.socket.parent) as floor_socket,
+    ):
+        socket = kubelet.plugin("nvidia.com/gpu")
         with (
-            running(*plugin_command(kubelet, "dgx-a100", timeshared(10))) as plugin,
-            running(sys.executable, "-m", "bench.noop", str(floor_socket)),
+            grpc.insecure_channel(f"unix:{socket}", CHANNEL) as channel,
+            grpc.insecure_channel(f"unix:{floor_socket}", CHANNEL) as floor_channel,
         ):
-            socket = kubelet.plugin("nvidia.com/gpu")
-            while not floor_socket.exists():
-                time.sleep(0.01)
-            with (
-                grpc.insecure_channel(f"unix:{socket}", _CHANNEL) as channel,
-                grpc.insecure_channel(f"unix:{floor_socket}", _CHANNEL) as floor_channel,
-            ):
-                stub, floor_stub = DevicePluginStub(channel), DevicePluginStub(floor_channel)
-                ids, stream = listed(stub)
-                request = api_pb2.AllocateRequest(
-                    container_requests=[api_pb2.ContainerAllocateRequest(devices_ids=ids[:1])]
-                )
-                ours, floor = Sample(), Sample()
-                alternate(
-                    200, (Sample(), lambda: stub.Allocate(request)), (Sample(), lambda: floor_stub.Allocate(request))
-                )
-                alternate(rounds, (ours, lambda: stub.Allocate(request)), (floor, lambda: floor_stub.Allocate(request)))
-                memory = resident_mib(plugin.pid)
-                stream.cancel()
+            stub, floor_stub = DevicePluginStub(channel), DevicePluginStub(floor_channel)
+            ids, stream = listed(stub)
+            request = api_pb2.AllocateRequest(
+                container_requests=[api_pb2.ContainerAllocateRequest(devices_ids=ids[:1])]
+            )
+            ours, floor = Sample(), Sample()
+            alternate(200, (Sample(), lambda: stub.Allocate(request)), (Sample(), lambda: floor_stub.Allocate(request)))
+            alternate(rounds, (ours, lambda: stub.Allocate(request)), (floor, lambda: floor_stub.Allocate(request)))
+            memory = resident_mib(plugin.pid)
+            stream.cancel()
     ratio = ours.percentile_ms(99) / floor.percentile_ms(99)
     return [
         Row(
@@ -218,7 +223,7 @@ def bench_start_and_restart(rounds: int, replicas: int) -> list[Row]:
             command = plugin_command(kubelet, "dgx-a100", timeshared(replicas))
             started = time.perf_counter()
             with running(*command):
-                with grpc.insecure_channel(f"unix:{kubelet.plugin('nvidia.com/gpu')}", _CHANNEL) as channel:
+                with grpc.insecure_channel(f"unix:{kubelet.plugin('nvidia.com/gpu')}", CHANNEL) as channel:
                     _, stream = listed(DevicePluginStub(channel))
                     first.seconds.append(time.perf_counter() - started)
                     stream.cancel()
@@ -226,7 +231,7 @@ def bench_start_and_restart(rounds: int, replicas: int) -> list[Row]:
                 time.sleep(0.3)
                 kubelet.start()
                 started = time.perf_counter()
-                with grpc.insecure_channel(f"unix:{kubelet.plugin('nvidia.com/gpu')}", _CHANNEL) as channel:
+                with grpc.insecure_channel(f"unix:{kubelet.plugin('nvidia.com/gpu')}", CHANNEL) as channel:
                     _, stream = listed(DevicePluginStub(channel))
                     again.seconds.append(time.perf_counter() - started)
                     stream.cancel()
@@ -325,6 +330,12 @@ def bench_memory_with_api_server() -> Row:
     return Row("resident memory, the same with an API server", f"{memory:.0f} MiB", "< 90 MiB", memory < 90)
 
 
+def fpga_rows(*, quick: bool) -> list[Row]:
+    from bench.fpga import rows  # noqa: PLC0415 - which stands on what is above
+
+    return rows(quick=quick)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a tenth of the rounds, to see that it runs")
@@ -336,6 +347,7 @@ def main() -> int:
     rows += bench_start_and_restart(2 if quick else 5, 7500)
     rows.append(bench_large_list(3 if quick else 20))
     rows.append(bench_memory_with_api_server())
+    rows += fpga_rows(quick=quick)
     print(f"{machine()}\n\n{table(rows)}")
     return 0 if all(row.met for row in rows) else 1
 

@@ -132,6 +132,9 @@ class FpgaKind:
     def devices(self, found: Fpgas) -> tuple[Device, ...]:
         return tuple(region.device for region in found.regions)
 
+    def settled(self, book: HealthBook, before: Fpgas, after: Fpgas) -> HealthBook:  # noqa: ARG002 - cards have no parts
+        return book
+
     def check(self, found: Fpgas, config: Config) -> tuple[str, ...]:
         options = config.tasuki.fpga
         means, _ = self._means(options)

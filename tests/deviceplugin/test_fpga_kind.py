@@ -25,6 +25,7 @@ from deviceplugin.programming.programmer import ProgrammingError
 from deviceplugin.programming.readback import Readback
 from deviceplugin.programming.simulated import SimulatedProgrammer
 from deviceplugin.programming.workbench import Host, Programmed, Workbench
+from deviceplugin.resources import Resource
 from tasuki.devices.model import Slice
 from tasuki.kube.events import Occurrence
 from tests.fpga_builders import INTERFACE, RESIZE, SHARPEN, a_catalogue, a_gbs, an_implementation
@@ -32,6 +33,7 @@ from tests.fpga_builders import INTERFACE, RESIZE, SHARPEN, a_catalogue, a_gbs, 
 # The tree of two of Intel's cards: the first holds `resize`, the second `sharpen`.
 ONE = "0000:04:00.0-port0"
 TWO = "0000:81:00.0-port0"
+FPGA_ONE = "devices/pci0000:00/0000:00:03.0/0000:04:00.0/fpga_region/region0"
 FLIP = "ab" * 16
 RESIZE_NAME = "fpga.tasuki.dev/resize"
 SHARPEN_NAME = "fpga.tasuki.dev/sharpen"
@@ -86,7 +88,7 @@ class Node:
     events: list[Occurrence] = field(default_factory=list)
     programmed: list[Programmed] = field(default_factory=list)
     kind: FpgaKind = field(init=False)
-    offered: Offered = field(init=False)
+    offered: Offered | None = None
 
     def start(self) -> None:
         """As when the daemon begins."""
@@ -94,6 +96,7 @@ class Node:
         outlets = FpgaOutlets(self._changed, self.events.append, self.programmed.append, self.spawn)
         source = FpgaSource(self.sys, dev_of(self.sys))
         bench = Workbench(host, self.spawn)
+        self.offered = None
         self.kind = FpgaKind(source, bench, outlets, settle_seconds=0.0, now=lambda: self.now)
 
     def _changed(self) -> None:
@@ -111,7 +114,7 @@ class Node:
 
     async def known(self, *holders: Holder) -> None:
         """As when the kubelet has told who holds what."""
-        if not hasattr(self, "offered"):
+        if self.offered is None:
             await self.plan()
         self.kind.holders_seen(holders, self.now)
         await self.plan()
@@ -123,17 +126,20 @@ class Node:
             self.kind.holders_seen(holders, self.now)
         await self.plan()
 
-    def slices(self, resource: str) -> dict[str, Slice]:
-        return {s.id: s for r in self.offered.resources if r.name == resource for s in r.slices}
+    def resource(self, name: str) -> tuple[Offered, Resource, dict[str, Slice]]:
+        """What the kubelet's calls for a resource are answered from."""
+        assert self.offered is not None
+        (found,) = (r for r in self.offered.resources if r.name == name)
+        return self.offered, found, {s.id: s for s in found.slices}
 
-    def allocate(self, resource: str, *ids: str) -> ContainerEdits:
-        found = next(r for r in self.offered.resources if r.name == resource)
-        return self.offered.grant(found, self.slices(resource), ids)
+    def allocate(self, name: str, *ids: str) -> ContainerEdits:
+        offered, found, slices = self.resource(name)
+        return offered.grant(found, slices, ids)
 
-    async def prestart(self, resource: str, *ids: str) -> None:
-        found = next(r for r in self.offered.resources if r.name == resource)
-        assert self.offered.start is not None
-        await self.offered.start(found, self.slices(resource), ids)
+    async def prestart(self, name: str, *ids: str) -> None:
+        offered, found, slices = self.resource(name)
+        assert offered.start is not None
+        await offered.start(found, slices, ids)
 
     async def until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(20):
@@ -233,16 +239,9 @@ class TestOffering:
 
     async def test_a_loaded_region_is_preferred(self, node: Node) -> None:
         for resource, expected in ((RESIZE_NAME, ONE), (SHARPEN_NAME, TWO)):
-            found = next(r for r in node.offered.resources if r.name == resource)
+            offered, found, _ = node.resource(resource)
 
-            assert [s.device.id for s in node.offered.policy(found)(found.slices, [], 1)] == [expected]
-
-    async def test_what_a_pod_gets_next_is_near_what_it_got_before(self, node: Node) -> None:
-        found = next(r for r in node.offered.resources if r.name == FLIP_NAME)
-        node.allocate(SHARPEN_NAME, channel(ONE))
-
-        # The first region is claimed; without that both would be equal, and it would be the nearer one.
-        assert [s.device.id for s in node.offered.policy(found)(found.slices, [], 1)] == [TWO]
+            assert [s.device.id for s in offered.policy(found)(found.slices, [], 1)] == [expected]
 
     async def test_the_node_tells_what_is_loaded_and_claimed(self, node: Node) -> None:
         node.allocate(RESIZE_NAME, channel(ONE))
@@ -279,15 +278,16 @@ class TestOffering:
             node.start()
             await node.known()
 
-            assert "cannot be listed" in node.offered.problems[0]
+            assert "cannot be listed" in (await node.plan()).problems[0]
             assert set(await node.lists()) == {RESIZE_NAME, SHARPEN_NAME}
 
     async def test_without_a_catalogue_nothing_is_offered_and_nothing_is_wrong(self, tmp_path: Path) -> None:
         async with running(tmp_path, FpgaOptions()) as node:
             await node.known()
 
-            assert (node.offered.resources, node.offered.problems) == ((), ())
-            assert len(node.offered.devices) == 2
+            offered = await node.plan()
+            assert (offered.resources, offered.problems) == ((), ())
+            assert len(offered.devices) == 2
 
 
 class TestStarting:
@@ -358,8 +358,7 @@ class TestStarting:
         node.allocate(FLIP_NAME, channel(ONE))
         start = asyncio.create_task(node.prestart(FLIP_NAME, channel(ONE)))
         await node.until(lambda: bool(node.programmer.begun))
-        manager = "devices/pci0000:00/0000:00:03.0/0000:04:00.0/fpga_region/region0/dfl-fme.0/dfl-fme-mgr.0/fpga_manager/fpga0"
-        node.programmer.kernel.write(f"{manager}/state", "write")
+        node.programmer.kernel.write(f"{FPGA_ONE}/dfl-fme.0/dfl-fme-mgr.0/fpga_manager/fpga0/state", "write")
 
         offered = await node.plan()
 
@@ -376,9 +375,10 @@ class TestStarting:
 
         assert node.reasons == ["ProgrammingFailed"]
         assert "incompatible image" in node.events[0].note
-        assert not (await node.plan()).loaded[ONE].claimed
+        offered = await node.plan()
+        assert not offered.loaded[ONE].claimed
         # The scan finds the manager's error.
-        assert not next(d for d in node.offered.devices if d.id == ONE).health.healthy
+        assert {d.id: d.health.healthy for d in offered.devices} == {ONE: False, TWO: True}
 
     async def test_an_image_that_does_not_take_is_a_failure(self, node: Node) -> None:
         node.programmer.kernel.fail_next(ONE, Failure.ID_UNCHANGED)
@@ -406,7 +406,7 @@ class TestStarting:
         (node.images / "flip.gbs").write_bytes(a_gbs("cd" * 16, FLIP))
         node.allocate(FLIP_NAME, channel(ONE))
 
-        with pytest.raises(RefusedError, match="it is made for interface .*; nothing was written"):
+        with pytest.raises(RefusedError, match=r"it is made for interface .*; nothing was written"):
             await node.prestart(FLIP_NAME, channel(ONE))
 
         assert node.programmer.begun == []
@@ -509,8 +509,7 @@ class TestRestarting:
     async def test_a_half_programmed_region_is_programmed_again_for_its_holder(self, node: Node) -> None:
         node.allocate(FLIP_NAME, channel(ONE, 0))
         node.allocate(FLIP_NAME, channel(ONE, 1))
-        port = "devices/pci0000:00/0000:00:03.0/0000:04:00.0/fpga_region/region0/dfl-port.0"
-        node.programmer.kernel.write(f"{port}/afu_id", "")
+        node.programmer.kernel.write(f"{FPGA_ONE}/dfl-port.0/afu_id", "")
         node.start()
         await node.known(holder(FLIP_NAME, channel(ONE, 0), pod="one"), holder(FLIP_NAME, channel(ONE, 1), pod="two"))
 

@@ -38,6 +38,8 @@ def test_nothing_said_gives_the_defaults(monkeypatch: pytest.MonkeyPatch) -> Non
         ("kubelet-socket", "KUBELET_SOCKET", "/run/k.sock", "kubelet_socket", Path("/run/k.sock")),
         ("pod-resources-socket", "TASUKI_POD_RESOURCES_SOCKET", "/p.sock", "pod_resources_socket", Path("/p.sock")),
         ("cdi-root", "TASUKI_CDI_ROOT", "/etc/cdi", "cdi_root", Path("/etc/cdi")),
+        ("sysfs-root", "TASUKI_SYSFS_ROOT", "/host/sys", "sysfs_root", Path("/host/sys")),
+        ("bitstreams", "TASUKI_BITSTREAMS", "/images", "bitstreams", Path("/images")),
         ("node-name", "NODE_NAME", "node-1.example.com", "node_name", "node-1.example.com"),
         ("kube-api", "TASUKI_KUBE_API", "off", "kube_api", "off"),
         ("metrics-address", "TASUKI_METRICS_ADDRESS", "127.0.0.1:1", "metrics_address", ("127.0.0.1", 1)),
