@@ -83,7 +83,9 @@ def no_pods(socket: Path) -> Iterator[None]:
     def list_pods(request: podresources_pb2.ListPodResourcesRequest, context: grpc.ServicerContext) -> bytes:
         return podresources_pb2.ListPodResourcesResponse().SerializeToString()
 
-    handler = grpc.unary_unary_rpc_method_handler(list_pods, podresources_pb2.ListPodResourcesRequest.FromString, None)
+    handler: grpc.RpcMethodHandler[Any, Any] = grpc.unary_unary_rpc_method_handler(
+        list_pods, podresources_pb2.ListPodResourcesRequest.FromString, None
+    )
     server = grpc.server(futures.ThreadPoolExecutor(1))
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("v1.PodResourcesLister", {"List": handler}),))
     server.add_insecure_port(f"unix:{socket}")

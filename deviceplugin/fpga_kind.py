@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol
 from deviceplugin import fpga_claims
 from deviceplugin.allocation import fpga as allocation
 from deviceplugin.allocation.gpu import granted
+from deviceplugin.config.kinds import FPGA
 from deviceplugin.config.model import PROGRAMMING_BUDGET_SECONDS, Config, FpgaOptions
 from deviceplugin.config.values import canonical_id
 from deviceplugin.container import ContainerEdits, RefusedError
@@ -23,11 +24,10 @@ from deviceplugin.fpga_names import function_resource
 from deviceplugin.fpga_plan import FpgaPlan, Means, Offering, may_run, plan, to_prewarm
 from deviceplugin.fpga_preference import Standing, preferred, root_of
 from deviceplugin.health import Fault, HealthBook, judged_device
-from deviceplugin.config.kinds import FPGA
 from deviceplugin.kind import Offered
 from deviceplugin.node_status import Holder
 from deviceplugin.offers import too_large
-from deviceplugin.programming.images import ImageError
+from deviceplugin.programming.images import ImageError, NoFolderError
 from deviceplugin.programming.programmer import ProgrammingError
 from deviceplugin.programming.workbench import Job, Programmed, Workbench
 from deviceplugin.resources import Resource
@@ -168,8 +168,10 @@ class FpgaKind:
             return Means(families), ()
         try:
             return Means(families, self._workbench.images()), ()
+        except NoFolderError:
+            return Means(families, None), ()
         except ImageError as error:
-            return Means(families), (str(error),)
+            return Means(families, None), (str(error),)
 
     def holders_seen(self, holders: Collection[Holder], at: float) -> None:
         """Take in the kubelet's list of who holds what, in the event loop.

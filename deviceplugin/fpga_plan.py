@@ -26,11 +26,11 @@ class Means:
 
     Attributes:
         families: Cards that can be programmed at all.
-        images: File names in the folder of bitstreams.
+        images: File names in the folder of bitstreams; None if there is none, so that regions are offered as they are.
     """
 
     families: Collection[Family] = frozenset(Family)
-    images: Collection[str] = frozenset()
+    images: Collection[str] | None = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +159,8 @@ def why_not(region: Region, implementation: FpgaImplementation, means: Means) ->
     """Why a region cannot be programmed with an image that it does not hold; empty if it can."""
     if region.family not in means.families:
         return f"cards of family {region.family} need a command that programs them; set tasuki.fpga.programmer.command"
+    if means.images is None:
+        return "there is no folder of bitstreams"
     if implementation.bitstream not in means.images:
         return f"{implementation.bitstream} is not in the folder of bitstreams"
     return ""
@@ -236,15 +238,27 @@ def _loaded(region: Region, options: FpgaOptions, ledger: Ledger, means: Means) 
 
 def _problems(regions: Sequence[Region], options: FpgaOptions, ledger: Ledger, means: Means) -> Iterator[str]:
     for function in options.functions:
-        reasons: dict[str, list[str]] = {}
-        for region in regions:
-            implementation = implementation_for(region, function)
-            if implementation is None or holds(region, implementation):
-                continue
-            if reason := why_not(region, implementation, means):
-                reasons.setdefault(reason, []).append(region.device.id)
-        for reason, ids in reasons.items():
-            yield f"function {function.name} cannot be programmed into {', '.join(ids)}: {reason}"
+        lacking = [
+            (region.device.id, implementation.bitstream)
+            for region in regions
+            if (implementation := implementation_for(region, function)) is not None
+            and not holds(region, implementation)
+            and means.images is not None
+            and implementation.bitstream not in means.images
+        ]
+        for image in dict.fromkeys(image for _, image in lacking):
+            ids = ", ".join(id_ for id_, wanted in lacking if wanted == image)
+            yield f"{image}, for {function.name} in {ids}, is not in the folder of bitstreams"
+    for region in regions:
+        reasons = [
+            why_not(region, implementation, means)
+            for function in options.functions
+            if (implementation := implementation_for(region, function)) is not None
+        ]
+        if any(reasons) and not offered_as(region, options, means):
+            held = region.loaded or "nothing"
+            why = "; ".join(dict.fromkeys(filter(None, reasons)))
+            yield f"region {region.device.id} is left out: it holds {held}, no function of the catalogue, and {why}"
     if ledger.knowledge is Knowledge.BLIND and regions:
         yield (
             "the kubelet does not tell who holds which FPGA region (pod-resources): a region keeps the function that "

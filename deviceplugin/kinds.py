@@ -95,6 +95,8 @@ def _fpga(settings: Settings, outlets: Outlets, tree: FpgaTree, spawn: Spawner) 
     def programmed(done: Programmed) -> None:
         outcome = "failed" if done.reason else "ok"
         outlets.metrics.programming.labels(done.function, outcome).observe(done.seconds)
+        if done.reason:
+            loop.rescan()  # what it left behind shows in the manager's state
 
     later = _Later()
     kind = FpgaKind(

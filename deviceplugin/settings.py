@@ -14,9 +14,9 @@ import msgspec
 
 from deviceplugin.config.flags import FLAGS, Flag
 from deviceplugin.config.keys import shown
+from deviceplugin.config.kinds import FPGA, GPU, VACCEL
 from deviceplugin.config.model import ConfigError
 from deviceplugin.config.precedence import Overrides
-from deviceplugin.config.kinds import FPGA, GPU, VACCEL
 from deviceplugin.config.values import alternatives, is_subdomain
 from tasuki.kube.names import NVIDIA_CONFIG_LABEL
 from tasuki.process.logging import LEVELS, LogFormat

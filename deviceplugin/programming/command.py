@@ -6,6 +6,7 @@ import shlex
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -50,7 +51,8 @@ class CommandProgrammer:
             raise ProgrammingError(
                 f"{shown} could not be run: {error.strerror}; is the program in the image of the device plugin?"
             ) from error
-        with process:
+        assert process.stdout is not None
+        with process.stdout:
             output, in_time = _follow(process, time.monotonic() + self.limit_seconds)
         quoted = f"; it said: {output}" if output else "; it said nothing"
         if not in_time:
@@ -78,7 +80,8 @@ def _follow(process: "subprocess.Popen[bytes]", deadline: float) -> tuple[str, b
     in_time = process.poll() is not None
     if not in_time:
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait(_KILLED_SECONDS)
+        with suppress(subprocess.TimeoutExpired):  # it hangs in the driver, where no signal reaches it
+            process.wait(_KILLED_SECONDS)
     while is_open and poll.poll(0):
         got = os.read(pipe, 65536)
         is_open = bool(got)

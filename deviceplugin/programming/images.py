@@ -37,6 +37,10 @@ class ImageError(ProgrammingError):
     """A bitstream is missing, or is not for the region; nothing was written."""
 
 
+class NoFolderError(ImageError):
+    """There is no folder of bitstreams: nothing is to be programmed on this node."""
+
+
 class _Cluster(msgspec.Struct, frozen=True):
     id: str = msgspec.field(name="accelerator-type-uuid", default="")
 
@@ -54,11 +58,14 @@ def names(folder: Path) -> frozenset[str]:
     """What is in the folder of bitstreams; a ConfigMap's own hidden entries are not.
 
     Raises:
+        NoFolderError: There is none.
         ImageError: It cannot be listed.
     """
     try:
         with os.scandir(folder) as entries:
             return frozenset(entry.name for entry in entries if not entry.name.startswith("."))
+    except FileNotFoundError:
+        raise NoFolderError(f"there is no folder of bitstreams {folder}") from None
     except OSError as error:
         raise ImageError(f"the folder of bitstreams {folder} cannot be listed: {error.strerror}") from error
 

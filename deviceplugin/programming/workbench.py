@@ -91,6 +91,7 @@ class Workbench:
         """What is in the folder of bitstreams; blocks.
 
         Raises:
+            NoFolderError: There is none.
             ImageError: It cannot be listed.
         """
         return images.names(self._host.bitstreams)

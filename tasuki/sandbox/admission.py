@@ -34,6 +34,7 @@ class AdmittedContainer:
         edits: What the plugins asked for, with the pod's own environment over it.
         conflicts: Sentences on what two plugins set differently.
         not_started: Why the container could not start; empty if it did.
+        prepared_seconds: How long PreStartContainer took, by resource; only where the plugin wants it.
     """
 
     container: Container
@@ -41,6 +42,7 @@ class AdmittedContainer:
     edits: ContainerEdits = field(default_factory=ContainerEdits)
     conflicts: tuple[str, ...] = ()
     not_started: str = ""
+    prepared_seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

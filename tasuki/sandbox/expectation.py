@@ -1,22 +1,36 @@
 """What the device plugin is going to offer, worked out from the same settings, machine and file."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+import yaml
+
+from deviceplugin import fpga_plan
+from deviceplugin import resources as gpu_plan
 from deviceplugin import settings as plugin_settings
 from deviceplugin.config import precedence
 from deviceplugin.config.document import MAX_BYTES
-from deviceplugin.config.model import ConfigError
+from deviceplugin.config.kinds import FPGA, GPU, VACCEL
+from deviceplugin.config.model import Config, ConfigError, FpgaOptions, VaccelTransport
 from deviceplugin.discovery import source_for
 from deviceplugin.discovery.description import DescriptionError
+from deviceplugin.discovery.fpga import FpgaSource
 from deviceplugin.discovery.source import DriverUnavailableError
-from deviceplugin.machine import Machine
-from deviceplugin.resources import plan
-from tasuki.devices.model import Slice
+from deviceplugin.fpga import Fpgas
+from deviceplugin.fpga_claims import Knowledge, Ledger
+from deviceplugin.kinds import fpga_tree
+from deviceplugin.programming.images import ImageError, names
+from deviceplugin.resources import Resource
+from deviceplugin.vaccel import SESSION, FoundAgent, misfits
+from tasuki.devices.model import HEALTHY, Device, Slice, slices_of
 
 _CONFIG_FOLDER: Final = "CONFIG_FILE_SRCDIR"
+
+# In an agent's address: the sandbox's folder.
+_PLACEHOLDER: Final = b"unix:///sandbox/"
 
 
 class UnusableError(ValueError):
@@ -24,32 +38,61 @@ class UnusableError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
+class Configured:
+    """How the plugin is going to run.
+
+    Attributes:
+        file: The file with the configuration; None for the plugin's defaults.
+        rewritten: The configuration with the sandbox's folder in its addresses; None if the file is good as it is.
+        sockets: Where the sandbox is to serve vAccel agents itself.
+    """
+
+    settings: plugin_settings.Settings
+    config: Config
+    file: Path | None
+    rewritten: bytes | None
+    sockets: tuple[Path, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Expectation:
     """What to wait for.
 
     Attributes:
-        counts: Slices by resource.
-        slices: By id.
+        devices: What the machine has, whether or not it is offered.
+        resources: As they are offered while nobody holds any of them.
         notes: What is left out and why.
-        config: The file with the configuration; None for the plugin's defaults.
     """
 
-    machine: Machine
-    counts: Mapping[str, int]
-    slices: Mapping[str, Slice]
+    devices: tuple[Device, ...]
+    resources: tuple[Resource, ...]
     notes: tuple[str, ...]
-    config: Path | None
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Slices by resource."""
+        return {resource.name: len(resource.slices) for resource in self.resources}
+
+    @property
+    def slices(self) -> Mapping[tuple[str, str], Slice]:
+        """By resource and id: a region's have the same ids under each of its functions."""
+        return {(resource.name, each.id): each for resource in self.resources for each in resource.slices}
 
 
-def expect(plugin_argv: Sequence[str], environ: Mapping[str, str]) -> Expectation:
-    """Blocking: reads the configuration and looks at the machine.
+def configured(plugin_argv: Sequence[str], environ: Mapping[str, str], folder: Path) -> Configured:
+    """Blocking: reads the settings and the configuration.
+
+    Args:
+        plugin_argv: The plugin's arguments.
+        environ: Its variables.
+        folder: The sandbox's own.
 
     Raises:
-        UnusableError: There is no such machine, or no such configuration.
+        UnusableError: There is no such configuration, or it is wrong.
     """
-    if folder := environ.get(_CONFIG_FOLDER):
+    if configs := environ.get(_CONFIG_FOLDER):
         raise UnusableError(
-            f"{_CONFIG_FOLDER} is {folder}, but no node label chooses one of its files here; unset it and give the "
+            f"{_CONFIG_FOLDER} is {configs}, but no node label chooses one of its files here; unset it and give the "
             "file with --config"
         )
     chosen = plugin_settings.read(plugin_argv, environ)
@@ -57,19 +100,91 @@ def expect(plugin_argv: Sequence[str], environ: Mapping[str, str]) -> Expectatio
         text = _text(chosen.config_file) if chosen.config_file is not None else b""
     except OSError as error:
         raise UnusableError(f"{chosen.config_file}: cannot be read: {error.strerror}") from error
+    rewritten = text.replace(_PLACEHOLDER, f"unix://{folder}/".encode()) if VACCEL in chosen.kinds else text
     try:
-        config = precedence.load(text, chosen.overrides)
+        config = precedence.load(rewritten, chosen.overrides)
     except ConfigError as error:
         raise UnusableError(f"{chosen.config_file}: {error}") from error
-    machine = _scan(chosen)
-    planned = plan(machine, config)
-    return Expectation(
-        machine=machine,
-        counts={resource.name: len(resource.slices) for resource in planned.resources},
-        slices={found.id: found for resource in planned.resources for found in resource.slices},
-        notes=(*planned.problems, *planned.misfits),
-        config=chosen.config_file,
+    agents = config.tasuki.vaccel.agents if VACCEL in chosen.kinds else ()
+    sockets = (Path(agent.socket) for agent in agents if agent.transport is VaccelTransport.UNIX)
+    return Configured(
+        settings=chosen,
+        config=config,
+        file=chosen.config_file,
+        rewritten=rewritten if rewritten != text else None,
+        sockets=tuple(socket for socket in sockets if socket.is_relative_to(folder)),
     )
+
+
+def expect(chosen: Configured) -> Expectation:
+    """Blocking: looks at the machine.
+
+    Raises:
+        UnusableError: There is no such machine.
+    """
+    kinds = {GPU: _gpus, FPGA: _fpgas, VACCEL: _agents}
+    try:
+        parts = [kinds[name](chosen) for name in chosen.settings.kinds]
+    except (DescriptionError, DriverUnavailableError) as error:
+        raise UnusableError(str(error)) from error
+    return Expectation(
+        devices=tuple(device for part in parts for device in part.devices),
+        resources=tuple(resource for part in parts for resource in part.resources),
+        notes=tuple(note for part in parts for note in part.notes),
+    )
+
+
+def _gpus(chosen: Configured) -> Expectation:
+    source = source_for(chosen.settings.simulate, node=chosen.settings.node_name)
+    try:
+        machine = source.scan()
+    finally:
+        source.close()
+    planned = gpu_plan.plan(machine, chosen.config)
+    devices = tuple(gpu.device for gpu in machine.gpus)
+    return Expectation(devices, planned.resources, (*planned.problems, *planned.misfits))
+
+
+def _fpgas(chosen: Configured) -> Expectation:
+    options = chosen.config.tasuki.fpga
+    with ExitStack() as stack:
+        tree = fpga_tree(chosen.settings, stack)
+        source = FpgaSource(tree.sys_root, tree.dev_root)
+        stack.callback(source.close)
+        found = source.scan()
+        families = tree.programmers.families(options.programmer)
+    notes: tuple[str, ...] = ()
+    images: Iterable[str] = ()
+    try:
+        images = names(chosen.settings.bitstreams)
+    except ImageError as error:
+        notes = (str(error),)
+    means = fpga_plan.Means(families, frozenset(images))
+    ledger = Ledger(knowledge=Knowledge.KNOWN)
+    made = fpga_plan.plan(_prewarmed(found, options, ledger, means), options, ledger, means)
+    devices = tuple(region.device for region in found.regions)
+    return Expectation(devices, made.resources, (*notes, *made.problems))
+
+
+def _prewarmed(found: Fpgas, options: FpgaOptions, ledger: Ledger, means: fpga_plan.Means) -> Fpgas:
+    """The regions once those that are to be programmed beforehand have been."""
+    made = fpga_plan.plan(found, options, ledger, means)
+    chosen = fpga_plan.to_prewarm(made, options, ledger, means, excluded=())
+    loaded = {offering.region.device.id: offering.expects for offering in chosen}
+    regions = (replace(region, loaded=loaded.get(region.device.id, region.loaded)) for region in found.regions)
+    return replace(found, regions=tuple(regions))
+
+
+def _agents(chosen: Configured) -> Expectation:
+    agents = chosen.config.tasuki.vaccel.agents
+    found = [
+        FoundAgent(agent, position, HEALTHY, answered=True)
+        for position, agent in enumerate(agents)
+        if not misfits([agent])
+    ]
+    slices = tuple(each for agent in found for each in slices_of(agent.device, agent.agent.sessions))
+    resources = (Resource(SESSION, slices),) if slices else ()
+    return Expectation(tuple(agent.device for agent in found), resources, misfits(agents))
 
 
 def _text(file: Path) -> bytes:
@@ -89,12 +204,11 @@ def driver_answers() -> bool:
         source.close()
 
 
-def _scan(chosen: plugin_settings.Settings) -> Machine:
+def describes_fpgas(file: Path) -> bool:
+    """Whether a file means to be a tree of FPGAs, right or wrong; one that cannot be read does not."""
     try:
-        source = source_for(chosen.simulate, node=chosen.node_name)
-        try:
-            return source.scan()
-        finally:
-            source.close()
-    except (DescriptionError, DriverUnavailableError) as error:
-        raise UnusableError(str(error)) from error
+        with file.open("rb") as opened:
+            read = yaml.safe_load(opened)
+    except (OSError, ValueError, yaml.YAMLError):
+        return False
+    return isinstance(read, Mapping) and "sys" in read

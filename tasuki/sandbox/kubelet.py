@@ -201,25 +201,35 @@ class Kubelet:
         """The container with all that the plugins and the pod set, after PreStartContainer."""
         held = self.held(pod.uid, container.name)
         options = merge({resource: devices.answer for resource, devices in held.items()})
+        prepared: dict[str, float] = {}
         return AdmittedContainer(
             container=container,
             devices={resource: held[resource].devices for resource in sorted(held)},
             # The pod's own environment comes after the plugins' and so wins (kubelet_pods.go).
             edits=replace(options.edits, envs={**options.edits.envs, **container.env}),
             conflicts=options.conflicts,
-            not_started=await self._pre_start(held),
+            not_started=await self._pre_start(held, prepared),
+            prepared_seconds=prepared,
         )
 
-    async def _pre_start(self, held: Mapping[str, HeldDevices]) -> str:
-        """Call PreStartContainer where it is required; returns why the container cannot start, if it cannot."""
+    async def _pre_start(self, held: Mapping[str, HeldDevices], seconds: dict[str, float]) -> str:
+        """Call PreStartContainer where it is required, and note how long each call takes.
+
+        Returns:
+            Why the container cannot start; empty if it can.
+        """
+        loop = asyncio.get_running_loop()
         for resource, devices in sorted(held.items()):
             view = self._plugins.view(resource)
             if view is None or not view.pre_start_required:
                 continue
+            begun = loop.time()
             try:
                 await self.endpoint(resource).pre_start(devices.devices)
             except PluginCallError as error:
                 return f"{resource}: {error}"
+            finally:
+                seconds[resource] = loop.time() - begun
         return ""
 
     def _in_use(self, resource: str) -> set[str]:

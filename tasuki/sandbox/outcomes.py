@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from tasuki.sandbox.admission import Admission
 from tasuki.sandbox.pods import Pod
+from tasuki.sandbox.regions import Prepared
 from tasuki.sandbox.scheduling import Shortage
 
 
@@ -15,12 +16,16 @@ class Outcome:
     Attributes:
         admission: The kubelet's answer; None if the pod did not get that far.
         shortages: What the node lacks for it; empty if it fits.
+        waited: What it waited for, or waits for still, one sentence each; empty if there was a place at once.
+        prepared: The regions of FPGAs that its containers were given.
         ended: Whether its devices have been freed again, because its Job is done.
     """
 
     pod: Pod
     admission: Admission | None = None
     shortages: tuple[Shortage, ...] = ()
+    waited: tuple[str, ...] = ()
+    prepared: tuple[Prepared, ...] = ()
     ended: bool = False
 
     @property
@@ -31,7 +36,7 @@ class Outcome:
     def reasons(self) -> tuple[str, ...]:
         """Why the pod did not get what it asked for."""
         if self.admission is None:
-            return tuple(str(shortage) for shortage in self.shortages)
+            return self.waited or tuple(str(shortage) for shortage in self.shortages)
         if not self.admission.admitted:
             return (f"{self.admission.reason}: {self.admission.message}",)
         return tuple(

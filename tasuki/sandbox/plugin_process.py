@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import sys
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ class PluginProcess:
 
     Args:
         argv: Its arguments.
-        log: The file that takes its output.
+        log: The file that takes its output; its temporary files are beside it.
     """
 
     def __init__(self, argv: Sequence[str], log: Path) -> None:
@@ -41,6 +42,7 @@ class PluginProcess:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
+                env={**os.environ, "TMPDIR": f"{self.log.parent}"},
                 # Ctrl-C is for the sandbox, which then stops the plugin in order.
                 start_new_session=True,
             )

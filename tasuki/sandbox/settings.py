@@ -9,23 +9,37 @@ from typing import Final, Literal, get_args
 from deviceplugin.config.keys import shown
 from deviceplugin.config.model import DeviceListStrategy
 from deviceplugin.config.values import alternatives
+from deviceplugin.discovery import fpga_trees
 from deviceplugin.discovery.description import shipped
 
 Output = Literal["table", "json"]
 
 _EXAMPLES: Final = Path(__file__).parent / "examples"
 PODS: Final = _EXAMPLES / "gpu"
+FPGA_PODS: Final = _EXAMPLES / "fpga"
+VACCEL_PODS: Final = _EXAMPLES / "vaccel"
 CONFIGS: Final = _EXAMPLES / "config"
 NVML: Final = "nvml"
 DEFAULT_MACHINE: Final = "dgx-a100"
 
 # Per shipped machine: the configuration and the pods that show what it can do.
+_GPUS: Final = (PODS / "whole-gpus.yaml", PODS / "timeshared.yaml")
 _SHOWN: Final = {
-    "dgx-a100": ("sharing.yaml", ("whole-gpus.yaml", "timeshared.yaml")),
-    "dgx-h100": ("sharing.yaml", ("whole-gpus.yaml", "timeshared.yaml")),
-    "a100-mig": ("sharing-mig.yaml", ("mig.yaml",)),
+    "dgx-a100": ("sharing.yaml", _GPUS),
+    "dgx-h100": ("sharing.yaml", _GPUS),
+    "a100-mig": ("sharing-mig.yaml", (PODS / "mig.yaml",)),
+    "soc": ("fpga-sandbox.yaml", (FPGA_PODS / "one-region.yaml", VACCEL_PODS / "session.yaml")),
 }
-_SHOWN_ELSEWHERE: Final = ("sharing-all.yaml", ("timeshared.yaml",))
+_SHOWN_ELSEWHERE: Final = ("sharing-all.yaml", (PODS / "timeshared.yaml",))
+_SHOWN_ON_FPGAS: Final = (
+    "fpga-sandbox.yaml",
+    (
+        FPGA_PODS / "resize.yaml",
+        FPGA_PODS / "sharpen.yaml",
+        VACCEL_PODS / "session.yaml",
+        FPGA_PODS / "decode.yaml",
+    ),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +48,16 @@ class Settings:
 
     Attributes:
         machine: A shipped description's name, a description's file, or `nvml` for this machine's own GPUs.
+        fpgas: Whether the machine is a tree of FPGAs.
         config: None for the device plugin's defaults.
         strategy: What `--device-list-strategy` of the plugin is to be; empty to leave it to the configuration.
-        timeout_seconds: How long the plugin may take until all of its devices are listed.
+        timeout_seconds: How long the plugin may take until all of its devices are listed, and until it offers what
+            an ended pod held.
         colour: Whether to mark words with terminal colours.
     """
 
     machine: str
+    fpgas: bool
     config: Path | None
     pods: tuple[Path, ...]
     strategy: str
@@ -61,22 +78,28 @@ class Surroundings:
     Attributes:
         driver_answers: Looks whether this machine has GPUs of its own; called only if that decides.
         colour: Whether the output is a terminal that wants colours.
+        describes_fpgas: Looks whether a file is a tree of FPGAs.
     """
 
     driver_answers: Callable[[], bool]
     colour: bool
+    describes_fpgas: Callable[[Path], bool] = lambda _: False
 
 
 def read(argv: Sequence[str], surroundings: Surroundings) -> Settings:
     """Settings from arguments; ends the process with 2 and a sentence if they make none."""
     given = _parser().parse_args(argv)
     machine = given.machine or (NVML if surroundings.driver_answers() else DEFAULT_MACHINE)
-    shown_config, shown_pods = _SHOWN.get(machine, _SHOWN_ELSEWHERE)
-    pods = tuple(given.pods) or tuple(PODS / file for file in shown_pods)
+    fpgas = machine in fpga_trees.shipped() or (
+        machine not in (NVML, *shipped()) and surroundings.describes_fpgas(Path(machine))
+    )
+    shown_config, shown_pods = _SHOWN.get(machine, _SHOWN_ON_FPGAS if fpgas else _SHOWN_ELSEWHERE)
+    pods = tuple(given.pods) or shown_pods
     # Somebody's own pods are for somebody's own configuration, which an example's would only hide the lack of.
-    examples = all(file.resolve().is_relative_to(PODS.resolve()) for file in pods)
+    examples = all(_is_example(file) for file in pods)
     return Settings(
         machine=machine,
+        fpgas=fpgas,
         config=given.config or (CONFIGS / shown_config if examples else None),
         pods=pods,
         strategy=given.strategy,
@@ -87,12 +110,16 @@ def read(argv: Sequence[str], surroundings: Surroundings) -> Settings:
     )
 
 
+def _is_example(file: Path) -> bool:
+    return any(file.resolve().is_relative_to(folder.resolve()) for folder in (PODS, FPGA_PODS, VACCEL_PODS))
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="tasuki sandbox",
-        description="Run pods on the GPUs of a described machine, or of this one, without a cluster: the real device "
-        "plugin, and a kubelet's device manager that keeps the real one's rules. No container is started; you see "
-        "what each would get.",
+        description="Run pods on the GPUs or FPGAs of a described machine, or on this one's GPUs, without a cluster: "
+        "the real device plugin, and a kubelet's device manager that keeps the real one's rules. No container is started "
+        "and no FPGA is programmed but a simulated one; you see what each container would get.",
         epilog="exit status: 0 all pods got what they asked for; 1 some did not fit or were rejected; 2 the pods, the "
         "configuration or the machine cannot be used; 3 the device plugin failed.",
     )
@@ -102,19 +129,21 @@ def _parser() -> argparse.ArgumentParser:
         type=_file,
         metavar="pods.yaml",
         help="manifests with Pods, Deployments, StatefulSets, DaemonSets, Jobs, CronJobs or Lists of them, admitted in "
-        f"this order (default: examples from {PODS})",
+        f"this order (default: examples from {_EXAMPLES} that suit the machine)",
     )
     parser.add_argument(
         "--machine",
         metavar="NAME|FILE|nvml",
-        help=f"whose GPUs: {', '.join(shipped())}, a machine description's file, or nvml for this machine's own "
+        help=f"whose GPUs: {', '.join(shipped())}, a machine description's file, or nvml for this machine's own; or "
+        f"whose FPGAs, with sessions of vAccel agents: {', '.join(fpga_trees.shipped())}, or a tree's file "
         f"(default: nvml if a driver answers, {DEFAULT_MACHINE} otherwise)",
     )
     parser.add_argument(
         "--config",
         type=_file,
         metavar="FILE",
-        help="sharing configuration in the NVIDIA device plugin's format (default: with the example "
+        help="configuration of the device plugin; /sandbox in a vAccel agent's address stands for the sandbox's own "
+        "folder, where it serves such an agent (default: with the example "
         "pods an example that suits the machine, with your own pods none, so that the plugin has its defaults)",
     )
     parser.add_argument(
@@ -131,7 +160,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_seconds,
         default=30.0,
         metavar="SECONDS",
-        help="how long the plugin may take to list its devices (default: %(default)g)",
+        help="how long the plugin may take to list its devices, or those that an ended pod held (default: %(default)g)",
     )
     parser.add_argument(
         "--output",

@@ -272,13 +272,24 @@ class TestOffering:
         assert {device.health.reason for device in offered.devices} == {"no sysfs"}
         assert offered.trouble == "no sysfs"
 
-    async def test_a_missing_folder_of_images_is_told_of(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(
+        ("folder", "problems"),
+        [
+            pytest.param("none", (), id="no folder"),
+            pytest.param("bitstreams/flip.gbs", ("cannot be listed: Not a directory",), id="a file"),
+        ],
+    )
+    async def test_without_images_regions_are_offered_as_they_are(
+        self, folder: str, problems: tuple[str, ...], tmp_path: Path
+    ) -> None:
         async with running(tmp_path) as node:
-            node.images = tmp_path / "none"
+            node.images = tmp_path / folder
             node.start()
             await node.known()
 
-            assert "cannot be listed" in (await node.plan()).problems[0]
+            found = (await node.plan()).problems
+            assert len(found) == len(problems)
+            assert all(text in problem for text, problem in zip(problems, found, strict=True))
             assert set(await node.lists()) == {RESIZE_NAME, SHARPEN_NAME}
 
     async def test_without_a_catalogue_nothing_is_offered_and_nothing_is_wrong(self, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ INTEL_REGION = f"fpga.intel.com/region-{INTERFACE}"
 OTHER = "ab" * 16
 
 MEANS = Means(images=frozenset({f"{RESIZE[:4]}.gbs", f"{SHARPEN[:4]}.gbs"}))
+NO_FOLDER = Means(images=None)
 KNOWN = Ledger(knowledge=Knowledge.KNOWN)
 FOUR_CHANNELS = a_catalogue({"resize": an_implementation(channels=4, users=2), "sharpen": an_implementation(SHARPEN)})
 
@@ -135,14 +136,34 @@ def test_what_is_loaded_costs_nothing_and_all_else_its_programming() -> None:
     assert {name: offering.seconds for name, offering in found.items()} == {RESIZE_NAME: 8.0, SHARPEN_NAME: 0.0}
 
 
+NO_FUNCTION = "no function of the catalogue, and"
+MISSING = "is not in the folder of bitstreams"
+LEFT_OUT = f"{NO_FUNCTION} d842.gbs {MISSING}; f7df.gbs {MISSING}"
+
+
 def test_a_function_without_image_is_offered_where_it_is_loaded_alone() -> None:
     made = plan(some_fpgas(a_region(0, loaded=RESIZE), a_region(1)), a_catalogue(), KNOWN, Means())
 
     assert offered(made) == {RESIZE_NAME: ["fpga0-port0::0"]}
     assert made.problems == (
-        "function resize cannot be programmed into fpga1-port0: d842.gbs is not in the folder of bitstreams",
-        "function sharpen cannot be programmed into fpga0-port0, fpga1-port0: f7df.gbs is not in the folder of "
-        "bitstreams",
+        "d842.gbs, for resize in fpga1-port0, is not in the folder of bitstreams",
+        "f7df.gbs, for sharpen in fpga0-port0, fpga1-port0, is not in the folder of bitstreams",
+        f"region fpga1-port0 is left out: it holds nothing, {LEFT_OUT}",
+    )
+
+
+def test_without_a_folder_of_images_what_is_loaded_is_offered_and_nothing_is_wrong() -> None:
+    made = plan(some_fpgas(a_region(0, loaded=RESIZE), a_region(1, loaded=SHARPEN)), a_catalogue(), KNOWN, NO_FOLDER)
+
+    assert offered(made) == {RESIZE_NAME: ["fpga0-port0::0"], SHARPEN_NAME: ["fpga1-port0::0"]}
+    assert made.problems == ()
+
+
+def test_without_a_folder_of_images_a_region_with_something_else_is_left_out() -> None:
+    made = plan(some_fpgas(a_region(loaded=OTHER)), a_catalogue(), KNOWN, NO_FOLDER)
+
+    assert made.problems == (
+        f"region fpga0-port0 is left out: it holds {OTHER}, {NO_FUNCTION} there is no folder of bitstreams",
     )
 
 

@@ -116,6 +116,7 @@ def test_lists_of_xids_are_kept_as_they_stand() -> None:
                      id="long socket path"),
         pytest.param([], {"KUBELET_SOCKET": f"/{'é' * 54}"}, "not 109", id="bytes, not characters"),
         pytest.param(["--pod-resources-socket", "/" + "s" * 108], {}, "at most 107 bytes", id="other socket path"),
+        pytest.param(["--sysfs-root=sys"], {}, "it must be an absolute path", id="relative root"),
         pytest.param([], {"CONFIG_FILE": "/a", "CONFIG_FILE_SRCDIR": "/b"}, "are both set", id="file and folder"),
         pytest.param(["--mig-stratgy=mixed"], {}, "unknown argument --mig-stratgy=mixed; did you mean --mig-strategy?",
                      id="misspelled flag"),
@@ -151,8 +152,9 @@ def test_service_links_are_not_taken_for_settings() -> None:
     assert read([], links) == read([], {})
 
 
-def test_a_variable_handed_to_containers_is_no_setting() -> None:
-    assert read([], {"TASUKI_GPU_MEMORY_BYTES": "1"}) == read([], {})
+@pytest.mark.parametrize("name", ["TASUKI_GPU_MEMORY_BYTES", "TASUKI_FPGA_REGION", "TASUKI_FPGA_RESIZE_CHANNEL"])
+def test_a_variable_handed_to_containers_is_no_setting(name: str) -> None:
+    assert read([], {name: "1"}) == read([], {})
 
 
 def test_the_variables_of_nvidias_helm_chart_are_accepted_and_explained() -> None:

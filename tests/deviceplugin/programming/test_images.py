@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from deviceplugin.fpga import Family
-from deviceplugin.programming.images import ImageError, check_header, checked, gbs_body, names
+from deviceplugin.programming.images import ImageError, NoFolderError, check_header, checked, gbs_body, names
 from tests.fpga_builders import INTERFACE, RESIZE, SHARPEN, a_gbs, a_region, an_implementation, an_xclbin
 
 UUID = "2a6b7d1c0f3e4b529c1d7e8f90a1b2c3"
@@ -32,7 +32,7 @@ def test_a_missing_image(tmp_path: Path) -> None:
 
 
 def test_a_missing_folder(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match="cannot be listed: No such file or directory"):
+    with pytest.raises(NoFolderError, match="there is no folder of bitstreams"):
         checked(tmp_path / "none", a_region(), an_implementation())
 
 
