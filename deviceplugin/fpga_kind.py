@@ -158,9 +158,15 @@ class FpgaKind:
             policy=lambda resource: self._policy(planned, resource),
             start=partial(self._start, planned),
             problems=(*problems, *made.problems) if judged else made.problems,
-            trouble=trouble,
+            trouble=trouble or self._waiting(made),
             loaded=made.loaded,
         )
+
+    def _waiting(self, made: FpgaPlan) -> str:
+        """Why nothing is offered although there are regions with functions; empty otherwise."""
+        if self._ledger.knowledge is not Knowledge.WAITING or not made.offerings:
+            return ""
+        return "the kubelet has not said yet who holds which region; is its pod-resources socket mounted?"
 
     def _means(self, options: FpgaOptions) -> tuple[Means, tuple[str, ...]]:
         families = self._workbench.families(options.programmer)
