@@ -10,7 +10,7 @@ from tasuki.sandbox.admission import Admission
 from tasuki.sandbox.kubelet import Kubelet
 from tasuki.sandbox.outcomes import Outcome
 from tasuki.sandbox.pods import Pod
-from tasuki.sandbox.regions import Holding, Regions, Prepared, Tree, told
+from tasuki.sandbox.regions import Holding, Prepared, Regions, Tree, told
 from tasuki.sandbox.report import Report
 from tasuki.sandbox.scheduling import Shortage, must_end_first, shortages
 from tasuki.sandbox.views import ResourceView

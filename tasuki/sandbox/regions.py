@@ -9,6 +9,9 @@ from deviceplugin.config.model import FpgaFunction
 from deviceplugin.config.values import canonical_id
 from deviceplugin.discovery.fpga import FpgaSource
 from deviceplugin.discovery.fpga_trees import dev_of
+from deviceplugin.fpga import Region
+from deviceplugin.programming.programmer import ProgrammingError
+from deviceplugin.programming.readback import Readback
 from deviceplugin.resources import Resource
 from tasuki.devices.model import DeviceKind
 from tasuki.sandbox.pods import Pod
@@ -140,16 +143,18 @@ class Tree:
     """
 
     def __init__(self, sys: Path, functions: Iterable[FpgaFunction]) -> None:
-        self.sys: Final = sys
+        self._readback: Final = Readback(sys)
+        self._source: Final = FpgaSource(sys, dev_of(sys))
         self._names: Final = {i.id: function.name for function in functions for i in function.implementations}
 
     def loaded(self) -> dict[str, str]:
         """By region: the function's name, or the id of what the catalogue does not know; empty for nothing. Blocks."""
-        source = FpgaSource(self.sys, dev_of(self.sys))
+        return {region.device.id: self._held(region) for region in self._source.scan().regions}
+
+    def _held(self, region: Region) -> str:
         try:
-            return {
-                region.device.id: self._names.get(canonical_id(region.loaded), region.loaded)
-                for region in source.scan().regions
-            }
-        finally:
-            source.close()
+            # As the plugin itself makes sure of what it has written, and so of regions that are unhealthy, too.
+            held = self._readback.loaded(region, region.loaded)
+        except ProgrammingError:
+            return "something that cannot be read"
+        return self._names.get(canonical_id(held), held)

@@ -56,7 +56,7 @@ class Report:
 
     def waits_for_release(self, pod: Pod, seconds: float) -> None:
         self.say(
-            f"pod        {pod} waits until the device plugin has seen that in the kubelet's lists, for {seconds:g} s at most"
+            f"pod        {pod} waits for the device plugin to see that in the kubelet's lists, {seconds:g} s at most"
         )
 
     def outcome(self, outcome: Outcome) -> None:
