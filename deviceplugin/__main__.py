@@ -64,6 +64,8 @@ def main(argv: Sequence[str]) -> int:
     except (KubeConfigError, DescriptionError) as error:
         log.error("bad setting error=%r", str(error))  # noqa: TRY400 - the sentence says it all
         return 2
+    except asyncio.CancelledError:
+        return 1  # told twice to stop
     except OSError as error:
         log.error("cannot start error=%r", str(error))  # noqa: TRY400 - the sentence says it all
         return 1

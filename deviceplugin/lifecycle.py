@@ -202,6 +202,10 @@ class ResourceServer:
                 f"the socket's path {self._socket} has {len(str(self._socket))} bytes, but {MAX_SOCKET_PATH} is the "
                 "most; use a shorter folder for --kubelet-socket"
             )
+        if identity(self._around.folder) is None:
+            raise OSError(
+                f"the folder {self._around.folder} does not exist; is the kubelet's folder for device plugins mounted?"
+            )
         if identity(self._socket) is None:
             return
         if not await is_served(self._socket):

@@ -21,6 +21,8 @@ def check(available: Sequence[Slice], required: Sequence[Slice], size: int) -> N
     repeated += [s.id for s in required] if len({s.id for s in required}) < len(required) else []
     if repeated:
         raise PreferenceError(f"a slice is named twice: {sorted(repeated)}")
+    if size < 0:
+        raise PreferenceError(f"{size} slices were asked for")
     missing = sorted({s.id for s in required} - {s.id for s in available})
     if missing:
         raise PreferenceError(f"the slices that must be included are not all available: {missing}")

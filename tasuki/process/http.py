@@ -39,7 +39,11 @@ class OperatorServer:
             "/readyz": lambda _: _page(readiness.report(), ok=readiness.ready),
             "/healthz": lambda _: _page("ok\n" if alive() else "the event loop is stuck\n", ok=alive()),
         }
-        self._server = _Server(address, self._handler())
+        try:
+            self._server = _Server(address, self._handler())
+        except OSError as error:
+            host, port = address
+            raise OSError(f"cannot serve metrics on {host} port {port}: {error}; choose another address") from error
         self._server.daemon_threads = True
         self._thread = Thread(target=self._server.serve_forever, name="operator-http", daemon=True)
 

@@ -22,7 +22,7 @@ class Readiness:
 
     def note(self, name: str, text: str) -> None:
         """Tell of something that does not keep the process from its work; an empty text takes it back."""
-        self._notes = MappingProxyType({n: t for n, t in (*self._notes.items(), (name, text)) if t})
+        self._notes = MappingProxyType({n: t for n, t in {**self._notes, name: text}.items() if t})
 
     def forget(self, name: str) -> None:
         """Drop a condition that no longer applies."""

@@ -541,6 +541,14 @@ async def plugin_of(folder: Path) -> AsyncIterator[tuple[Served, "DevicePluginAs
         yield served, stub
 
 
+async def test_a_folder_that_does_not_exist_is_waited_for(tmp_path: Path) -> None:
+    folder = tmp_path / "later"
+    async with serving(folder, an_offer(), register=False) as served:
+        await served.until("does not exist; is the kubelet's folder for device plugins mounted?")
+        folder.mkdir()
+        await served.until("")
+
+
 async def test_a_socket_path_that_is_too_long_is_refused_with_the_remedy(tmp_path: Path) -> None:
     folder = tmp_path / ("x" * 100)
     folder.mkdir()

@@ -27,9 +27,10 @@ def clean(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 @pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+def environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory, folder: Path) -> None:
     for name in os.environ.keys() - clean(os.environ).keys():
         monkeypatch.delenv(name)
+    tmp_path_factory.getbasetemp()  # is made where temporary files are then
     monkeypatch.setenv("TMPDIR", str(folder))
     monkeypatch.setattr("tempfile.tempdir", str(folder))
 

@@ -21,11 +21,12 @@ SOON_SECONDS = 20.0
 
 
 @pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+def environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory, folder: Path) -> None:
     """Nothing of the caller's, and temporary files where the test can see them."""
     for name in list(os.environ):
         if name.startswith(("TASUKI_", "NVIDIA_", "CONFIG_FILE", "MIG_STRATEGY", "DEVICE_")):
             monkeypatch.delenv(name)
+    tmp_path_factory.getbasetemp()  # is made where temporary files are then
     monkeypatch.setenv("TMPDIR", str(folder))
     monkeypatch.setattr("tempfile.tempdir", str(folder))
 
