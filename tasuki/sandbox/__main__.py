@@ -269,6 +269,8 @@ def _introduce(settings: Settings, stage: _Stage, report: Report) -> None:
     report.say(f"machine    {settings.machine}: {printable(devices)} ({kind})")
     report.say(f"config     {stage.chosen.file or 'none: the device plugin has its defaults'}")
     report.say(f"sockets    {stage.paths.folder}")
+    if stage.paths.bitstreams.is_dir():
+        report.say(f"images     simulated, in {stage.paths.bitstreams}: headers, and no bitstreams behind them")
     for note in stage.expected.notes:
         report.say(f"note       {printable(note)}")
 

@@ -88,7 +88,7 @@ def configured(plugin_argv: Sequence[str], environ: Mapping[str, str], folder: P
         folder: The sandbox's own.
 
     Raises:
-        UnusableError: There is no such configuration, or it is wrong.
+        UnusableError: There is no such configuration, it is wrong, or not for a sandbox.
     """
     if configs := environ.get(_CONFIG_FOLDER):
         raise UnusableError(
@@ -96,6 +96,11 @@ def configured(plugin_argv: Sequence[str], environ: Mapping[str, str], folder: P
             "file with --config"
         )
     chosen = plugin_settings.read(plugin_argv, environ)
+    if FPGA in chosen.kinds and chosen.simulate_fpga is None:
+        raise UnusableError(
+            "TASUKI_KINDS has fpga, but the sandbox programs no FPGAs of this machine; name a tree with --machine, or "
+            "one beside GPUs with TASUKI_SIMULATE_FPGA"
+        )
     try:
         text = _text(chosen.config_file) if chosen.config_file is not None else b""
     except OSError as error:

@@ -201,24 +201,25 @@ class Kubelet:
         """The container with all that the plugins and the pod set, after PreStartContainer."""
         held = self.held(pod.uid, container.name)
         options = merge({resource: devices.answer for resource, devices in held.items()})
-        prepared: dict[str, float] = {}
+        seconds, not_started = await self._pre_start(held)
         return AdmittedContainer(
             container=container,
             devices={resource: held[resource].devices for resource in sorted(held)},
             # The pod's own environment comes after the plugins' and so wins (kubelet_pods.go).
             edits=replace(options.edits, envs={**options.edits.envs, **container.env}),
             conflicts=options.conflicts,
-            not_started=await self._pre_start(held, prepared),
-            prepared_seconds=prepared,
+            not_started=not_started,
+            prepared_seconds=seconds,
         )
 
-    async def _pre_start(self, held: Mapping[str, HeldDevices], seconds: dict[str, float]) -> str:
-        """Call PreStartContainer where it is required, and note how long each call takes.
+    async def _pre_start(self, held: Mapping[str, HeldDevices]) -> tuple[dict[str, float], str]:
+        """Call PreStartContainer where it is required.
 
         Returns:
-            Why the container cannot start; empty if it can.
+            How long each call took, by resource, and why the container cannot start; empty if it can.
         """
         loop = asyncio.get_running_loop()
+        seconds: dict[str, float] = {}
         for resource, devices in sorted(held.items()):
             view = self._plugins.view(resource)
             if view is None or not view.pre_start_required:
@@ -227,10 +228,10 @@ class Kubelet:
             try:
                 await self.endpoint(resource).pre_start(devices.devices)
             except PluginCallError as error:
-                return f"{resource}: {error}"
+                return seconds, f"{resource}: {error}"
             finally:
                 seconds[resource] = loop.time() - begun
-        return ""
+        return seconds, ""
 
     def _in_use(self, resource: str) -> set[str]:
         return {

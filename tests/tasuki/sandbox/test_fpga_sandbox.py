@@ -263,6 +263,17 @@ def test_a_mistake_in_a_configuration_with_an_agent_here_is_told_by_the_files_ow
     assert f"{config}: " in capsys.readouterr().err
 
 
+def test_fpgas_of_this_machine_are_left_alone(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TASUKI_KINDS", "gpu,fpga")
+
+    status = main(["--machine", "t4"])
+
+    assert status == BAD_INPUT
+    assert "the sandbox programs no FPGAs of this machine" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("argv", "fpgas", "config"),
     [
