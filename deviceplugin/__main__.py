@@ -58,7 +58,9 @@ def main(argv: Sequence[str]) -> int:
         return 2
     for notice in settings.notices:
         log.warning("setting notice=%r", notice)
-    log.info("starting version=%s node=%s simulated=%s", __version__, settings.node_name, settings.simulate or "no")
+    simulated = ",".join(filter(None, (settings.simulate, settings.simulate_fpga))) or "no"
+    kinds = ",".join(settings.kinds)
+    log.info("starting version=%s node=%s kinds=%s simulated=%s", __version__, settings.node_name, kinds, simulated)
     try:
         run_until_stopped(lambda stop: serve(settings, critical, stop))
     except (KubeConfigError, DescriptionError) as error:

@@ -7,10 +7,10 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from deviceplugin.config.kinds import GPU
 from deviceplugin.config.model import Config
 from deviceplugin.config_source import ConfigOutcome, ConfigSource
 from deviceplugin.fleet import Fleet
-from deviceplugin.config.kinds import GPU
 from deviceplugin.kind import Offered
 from deviceplugin.kind_loop import KindLoop, forever
 from deviceplugin.machine import Machine

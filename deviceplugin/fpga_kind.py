@@ -256,9 +256,10 @@ class FpgaKind:
         id_ = offering.region.device.id
         claim = self._ledger.claims.get(id_)
         if claim is None:
-            return Standing(id_ in self._ledger.programming, offering.seconds)
+            overwrites = offering.seconds > 0 and bool(offering.region.loaded)
+            return Standing(id_ in self._ledger.programming, offering.seconds, overwrites)
         mine = claim.resource == resource
-        return Standing(not mine or len(claim.users) >= offering.users, offering.seconds, mine)
+        return Standing(not mine or len(claim.users) >= offering.users, offering.seconds, claimed=mine)
 
     async def _start(
         self, planned: _Planned, resource: Resource, slices: Mapping[str, Slice], slice_ids: Sequence[str]

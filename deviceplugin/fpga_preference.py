@@ -22,11 +22,13 @@ class Standing:
     Attributes:
         refused: Allocate would refuse it.
         seconds: How long it would have to be programmed.
+        overwrites: Something else is in it, which others may come to want.
         claimed: Others hold channels of it already, under the same resource.
     """
 
     refused: bool = False
     seconds: float = 0.0
+    overwrites: bool = False
     claimed: bool = False
 
 
@@ -64,16 +66,18 @@ class _Region:
     root: str
     far: bool
 
-    def cost(self, count: int) -> tuple[int, float, int, int, int]:
+    def cost(self, count: int) -> "_Costs":
         """What taking so many costs, the weightiest first; sums of costs compare as costs do."""
         if not count:
-            return (0, 0.0, 0, 0, 0)
+            return (0, 0.0, 0, 0, 0, 0)
         refused = count if self.standing.refused else 0
-        return (refused, self.standing.seconds, count if self.far else 0, int(not self.standing.claimed), 1)
+        far = count if self.far else 0
+        return (refused, self.standing.seconds, self.standing.overwrites, far, not self.standing.claimed, 1)
 
 
 _Choice = tuple[tuple[_Region, int], ...]
-_Cost = tuple[tuple[int, float, int, int, int], tuple[int, ...]]
+_Costs = tuple[int, float, int, int, int, int]
+_Cost = tuple[_Costs, tuple[int, ...]]
 
 
 def _regions(
@@ -143,16 +147,16 @@ def _filled(regions: Sequence[_Region], size: int) -> tuple[_Cost, _Choice]:
     return (cost, first), chosen
 
 
-def _total(costs: Sequence[tuple[int, float, int, int, int]]) -> tuple[int, float, int, int, int]:
-    refused, seconds, far, new, regions = zip(*costs, strict=True)
-    return sum(refused), sum(seconds), sum(far), sum(new), sum(regions)
+def _total(costs: Sequence[_Costs]) -> _Costs:
+    refused, seconds, overwritten, far, new, regions = zip(*costs, strict=True)
+    return sum(refused), sum(seconds), sum(overwritten), sum(far), sum(new), sum(regions)
 
 
 def _exactly(regions: Sequence[_Region], size: int) -> list[int]:
     """Dynamic programming over regions: the best way to have taken each number so far."""
-    best: dict[int, tuple[tuple[int, float, int, int, int], tuple[int, ...]]] = {0: ((0, 0.0, 0, 0, 0), ())}
+    best: dict[int, _Cost] = {0: ((0, 0.0, 0, 0, 0, 0), ())}
     for region in regions:
-        following: dict[int, tuple[tuple[int, float, int, int, int], tuple[int, ...]]] = {}
+        following: dict[int, _Cost] = {}
         for taken, (cost, counts) in best.items():
             for count in range(region.needed, min(len(region.slices), size - taken) + 1):
                 # Of equals the one that takes more of the first regions, which the minus makes the smaller.

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
+from deviceplugin.config.kinds import GPU
 from deviceplugin.config.model import AllocationPolicy, Config
 from deviceplugin.discovery.source import DeviceSource
 from deviceplugin.granting import NotPreparedError, Preparation
 from deviceplugin.health import Fault, HealthBook, all_unhealthy, judged, without_lost_parts
-from deviceplugin.config.kinds import GPU
 from deviceplugin.kind import Offered
 from deviceplugin.machine import Machine
 from deviceplugin.offers import refuse_all, too_large

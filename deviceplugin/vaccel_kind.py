@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Final
 
 from deviceplugin.allocation.vaccel import Allocator, one_agent
+from deviceplugin.config.kinds import VACCEL
 from deviceplugin.config.model import Config, VaccelAgent
 from deviceplugin.discovery.vaccel import Prober
 from deviceplugin.health import Fault, HealthBook
-from deviceplugin.config.kinds import VACCEL
 from deviceplugin.kind import Offered
 from deviceplugin.offers import too_large
 from deviceplugin.resources import Resource

@@ -4,6 +4,7 @@ import time
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
+from uuid import UUID
 
 from deviceplugin.fpga import Family, Region
 
@@ -129,6 +130,8 @@ class SimulatedKernel:
 
     def _load(self, region: Region, image: str) -> None:
         file = self._id_file(region)
+        if region.family is Family.XRT and image:
+            image = str(UUID(image))  # as XRT spells it, with dashes
         _replace(file, f"{image}\0".encode() if file.name == "firmware-name" else image[:_ID_CHARACTERS])
 
     def _id_file(self, region: Region) -> Path:

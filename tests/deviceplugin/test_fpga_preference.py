@@ -59,6 +59,12 @@ def test_a_region_that_is_in_use_is_filled_before_another_is_taken() -> None:
     assert chosen(channels(0, 4) + channels(1, 4)[1:], 2, standings) == ["fpga1-port0::1", "fpga1-port0::2"]
 
 
+def test_an_empty_region_is_programmed_before_one_that_holds_something_else() -> None:
+    standings = {"fpga0-port0": Standing(seconds=8.0, overwrites=True), "fpga1-port0": Standing(seconds=8.0)}
+
+    assert chosen(channels(0) + channels(1), 1, standings) == ["fpga1-port0::0"]
+
+
 def test_a_region_that_would_be_refused_comes_last() -> None:
     standings = {"fpga0-port0": Standing(refused=True), "fpga1-port0": Standing(seconds=20.0)}
 
