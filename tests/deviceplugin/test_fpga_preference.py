@@ -136,7 +136,9 @@ def requests(draw: st.DrawFn, most_cards: int = 5) -> tuple[list[Slice], list[Sl
         slices = channels(card, draw(st.integers(1, 3)), root=root)
         available += slices
         seconds = draw(st.sampled_from([0.0, 2.0, 8.0]))
-        standings[slices[0].device.id] = Standing(draw(st.booleans()), seconds, draw(st.booleans()))
+        standings[slices[0].device.id] = Standing(
+            draw(st.booleans()), seconds, overwrites=seconds > 0 and draw(st.booleans()), claimed=draw(st.booleans())
+        )
     required = draw(st.lists(st.sampled_from(available), unique=True, max_size=3))
     size = draw(st.integers(max(1, len(required)), len(available)))
     return available, required, size, standings, draw(st.sampled_from(["", "pci0000:5d"]))
@@ -159,7 +161,7 @@ def test_the_kubelets_rules_are_kept(
 
 @given(asked=requests(4))
 def test_no_other_choice_is_better(asked: tuple[list[Slice], list[Slice], int, dict[str, Standing], str]) -> None:
-    """Against every choice there is: refusals first, then roots, then seconds, then distance, then regions."""
+    """Against every choice there is: refusals first, then roots, seconds, what is lost, distance, regions."""
     available, required, size, standings, near = asked
 
     def cost(slices: tuple[Slice, ...] | list[Slice]) -> tuple[float, ...]:
@@ -172,6 +174,7 @@ def test_no_other_choice_is_better(asked: tuple[list[Slice], list[Slice], int, d
             len(roots),
             sum(standings[s.device.id].refused for s in slices),
             sum(standings[id_].seconds for id_ in regions),
+            sum(standings[id_].overwrites for id_ in regions),
             sum(1 for s in slices if near and s.device.place.pcie_root != near),
             sum(1 for id_ in regions if not standings[id_].claimed),
             len(regions),
