@@ -92,7 +92,9 @@ async def serve(settings: Settings, critical: XidFilter, stop: asyncio.Event) ->
     async def choose(name: str | None) -> None:
         configs.choose(name)
 
-    edges = NodeEdges(kube, settings.node_name, PodResources(settings.pod_resources_socket), choose)
+    edges = NodeEdges(
+        kube, settings.node_name, PodResources(settings.pod_resources_socket, own_pod=settings.pod_name), choose
+    )
     publisher = Publisher(edges, random.SystemRandom().uniform)
     metrics.published.set_function(lambda: not publisher.state.problem)
     metrics.publish_failures.set_function(lambda: publisher.state.failures)
@@ -130,6 +132,7 @@ async def serve(settings: Settings, critical: XidFilter, stop: asyncio.Event) ->
                     publisher=publisher,
                     metrics=metrics,
                     readiness=readiness,
+                    stopping=kinds.stopping,
                 )
                 background = [
                     group.create_task(heartbeat.beat()),

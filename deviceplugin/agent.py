@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -38,6 +38,7 @@ class Agent:
     publisher: Publisher
     metrics: Metrics
     readiness: Readiness
+    stopping: Sequence[Callable[[], None]] = ()
 
     _config: Config | None = None
     _outcome: ConfigOutcome | None = None
@@ -55,6 +56,8 @@ class Agent:
                 *(group.create_task(loop.run()) for loop in self.loops),
             ]
             await stop.wait()
+            for tell in self.stopping:
+                tell()
             await self.fleet.stop()
             for task in tasks:
                 task.cancel()

@@ -40,10 +40,16 @@ class Spawner:
 
 @dataclass(frozen=True, slots=True)
 class Kinds:
-    """The loops of a node's kinds, and those of them that must know what the kubelet says of its pods."""
+    """The loops of a node's kinds.
+
+    Attributes:
+        listeners: Those that must know what the kubelet says of its pods.
+        stopping: To be called as soon as the daemon is told to stop.
+    """
 
     loops: tuple[KindLoop[Any], ...]
     listeners: tuple[HolderListener, ...]
+    stopping: tuple[Callable[[], None], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,16 +79,19 @@ def build(settings: Settings, outlets: Outlets, tree: FpgaTree | None, spawn: Sp
     """The kinds that the settings enable, in the order in which they are named."""
     loops: list[KindLoop[Any]] = []
     listeners: list[HolderListener] = []
+    stopping: list[Callable[[], None]] = []
     for name in settings.kinds:
         if name == GPU:
             loops.append(KindLoop(_gpu(settings), outlets))
         elif name == FPGA and tree is not None:
-            fpga, loop = _fpga(settings, outlets, tree, spawn)
+            workbench = Workbench(Host(Readback(tree.sys_root), tree.programmers, settings.bitstreams), spawn)
+            fpga, loop = _fpga(outlets, tree, workbench, spawn)
+            stopping.append(workbench.stop)
             loops.append(loop)
             listeners.append(fpga)
         elif name == VACCEL:
             loops.append(_vaccel(outlets))
-    return Kinds(tuple(loops), tuple(listeners))
+    return Kinds(tuple(loops), tuple(listeners), tuple(stopping))
 
 
 def _gpu(settings: Settings) -> GpuKind:
@@ -91,7 +100,7 @@ def _gpu(settings: Settings) -> GpuKind:
     return GpuKind(source, Preparation(settings.cdi_root, settings.cdi_disabled_hooks, simulated=simulated))
 
 
-def _fpga(settings: Settings, outlets: Outlets, tree: FpgaTree, spawn: Spawner) -> tuple[FpgaKind, KindLoop[Any]]:
+def _fpga(outlets: Outlets, tree: FpgaTree, workbench: Workbench, spawn: Spawner) -> tuple[FpgaKind, KindLoop[Any]]:
     def programmed(done: Programmed) -> None:
         outcome = "failed" if done.reason else "ok"
         outlets.metrics.programming.labels(done.function, outcome).observe(done.seconds)
@@ -101,7 +110,7 @@ def _fpga(settings: Settings, outlets: Outlets, tree: FpgaTree, spawn: Spawner) 
     later = _Later()
     kind = FpgaKind(
         FpgaSource(tree.sys_root, tree.dev_root),
-        Workbench(Host(Readback(tree.sys_root), tree.programmers, settings.bitstreams), spawn),
+        workbench,
         FpgaOutlets(later, outlets.record, programmed, spawn),
     )
     loop = KindLoop(kind, outlets)

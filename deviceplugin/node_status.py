@@ -61,12 +61,14 @@ class Loaded:
     Attributes:
         interface: What an image must be made for; empty if unknown.
         function: The function in it, by the catalogue's name; empty if none of them.
+        image: The id of what is in it, whether the catalogue knows it or not; empty if nothing is.
         claimed: Whether containers hold it, so that it cannot be reprogrammed.
         seconds: By function that could be programmed into it, how long that takes.
     """
 
     interface: str = ""
     function: str = ""
+    image: str = ""
     claimed: bool = False
     seconds: Mapping[str, float] = field(default_factory=dict)
 
@@ -186,6 +188,7 @@ def _other(device: Device, loaded: Loaded | None) -> DeviceStatus:
         parent=device.parent or "",
         interface=loaded.interface if loaded else "",
         function=loaded.function if loaded else "",
+        image=loaded.image if loaded else "",
         claimed=loaded.claimed if loaded else False,
         functions=tuple(
             FunctionStatus(name=name, programming_seconds=seconds)

@@ -28,15 +28,17 @@ class PodResourcesError(Exception):
 class PodResources:
     """The kubelet's pod-resources socket."""
 
-    def __init__(self, socket: Path, timeout_seconds: float = 10.0) -> None:
+    def __init__(self, socket: Path, timeout_seconds: float = 10.0, *, own_pod: str = "") -> None:
+        """Take the socket, and the name of the pod that this daemon runs in; empty outside of one."""
         self._socket: Final = socket
         self._timeout_seconds: Final = timeout_seconds
+        self._own_pod: Final = own_pod
 
     async def holders(self) -> tuple[Holder, ...]:
         """Every container with devices of any device plugin, in a stable order.
 
         Raises:
-            PodResourcesError: There is no socket, or no usable answer within the timeout.
+            PodResourcesError: There is no socket, no usable answer within the timeout, or one without our own pod.
         """
         if not self._socket.exists():
             raise PodResourcesError(f"the kubelet's socket {self._socket} is not there")
@@ -49,6 +51,12 @@ class PodResources:
                     f"the kubelet at {self._socket} did not list its pods' resources: "
                     f"{error.code().name}: {error.details()}"
                 ) from error
+        if self._own_pod and not any(pod.name == self._own_pod for pod in answer.pod_resources):
+            # A kubelet that restarted knows no pods before the API server has told it.
+            raise PodResourcesError(
+                f"the kubelet at {self._socket} does not list even this daemon's pod {self._own_pod}: its list is not "
+                "whole yet"
+            )
         return holders_of(answer)
 
 

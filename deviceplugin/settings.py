@@ -46,6 +46,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     cdi_root: Path = Path("/var/run/cdi")
     kinds: tuple[str, ...] = (GPU,)
     simulate_fpga: str | None = None
+    pod_name: str = ""
     sysfs_root: Path = Path("/sys")
     bitstreams: Path = Path("/var/lib/tasuki/bitstreams")
     node_name: str
@@ -134,6 +135,12 @@ def _node_name(text: str) -> str:
     return text
 
 
+def _pod_name(text: str) -> str:
+    if not is_subdomain(text):
+        raise ValueError("a Pod's name: lower-case letters, digits, '-' and '.'")
+    return text
+
+
 def _address(text: str) -> tuple[str, int]:
     match = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([^:\[\]]*)):([0-9]{1,5})", text)
     if match is None or int(match[3]) > 65535:
@@ -202,6 +209,10 @@ _TASUKI: Final = (
     _Option(
         "pod_resources_socket", "pod-resources-socket", "TASUKI_POD_RESOURCES_SOCKET", _socket_path,
         "where the kubelet tells which container holds which device (/var/lib/kubelet/pod-resources/kubelet.sock)",
+    ),
+    _Option(
+        "pod_name", "pod-name", "TASUKI_POD_NAME", _pod_name,
+        "the pod that this daemon runs in, by which it knows a kubelet's list to be whole (none)",
     ),
     _Option(
         "cdi_root", "cdi-root", "TASUKI_CDI_ROOT", _path,

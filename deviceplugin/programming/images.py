@@ -141,7 +141,7 @@ def _check_gbs(head: bytes, size: int, region: Region, implementation: FpgaImple
     body = gbs_body(head, size)
     try:
         metadata = msgspec.json.decode(head[_GBS_HEADER.size : body].rstrip(b"\0 \r\n\t"), type=_Gbs)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ImageError(f"its GBS metadata cannot be read: {error}") from None
     made_for = canonical_id(metadata.image.interface)
     if made_for != canonical_id(region.interface):

@@ -76,6 +76,7 @@ class Workbench:
         self._host: Final = host
         self._spawn: Final = spawn
         self._locks: Final[dict[str, asyncio.Lock]] = {}
+        self._stopping = False
         # Never shut down: a process that ends waits for its threads, and so for what is being programmed.
         self._threads: Final = ThreadPoolExecutor(_THREADS, thread_name_prefix="fpga")
         # Below, each attribute is written by one side only, and whole: the event loop's first, then the scans'.
@@ -86,6 +87,10 @@ class Workbench:
         self._scans = 0
         self._newest = 0
         self._before: Mapping[str, Region] = {}
+
+    def stop(self) -> None:
+        """Begin no more programming; what is under way goes on to its end."""
+        self._stopping = True
 
     def images(self) -> frozenset[str]:
         """What is in the folder of bitstreams; blocks.
@@ -147,7 +152,7 @@ class Workbench:
             permit: Called when programming is about to begin; what it raises, this raises.
 
         Raises:
-            ProgrammingError: What the region holds cannot be read.
+            ProgrammingError: What the region holds cannot be read, or the daemon is stopping.
         """
         lock = self._lock(job.region)
         await lock.acquire()
@@ -155,6 +160,8 @@ class Workbench:
         try:
             if await self._read(job.region) == job.implementation.id:
                 return None
+            if self._stopping:
+                raise ProgrammingError("the daemon is stopping, and begins nothing more")
             permit()
             task = self._spawn(self._program(job, lock))
             handed_over = True
@@ -184,6 +191,10 @@ class Workbench:
         try:
             loop = asyncio.get_running_loop()
             loaded, reason = await loop.run_in_executor(self._threads, self._written, job)
+        except Exception as error:
+            # The outermost frame of its task: what escapes here would end the daemon, and the kubelet's retry again.
+            log.exception("programming ended with an internal error region=%s", job.region.device.id)
+            loaded, reason = "", f"internal error: {error!r}"
         finally:
             self._busy -= {card}
             self._ended = {**self._ended, card: self._scans}

@@ -48,6 +48,7 @@ class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True, rename="camel", om
         pcie_path: From the root complex down to the device.
         interface: What an image for it must be made for; only of reprogrammable devices, as all that follows.
         function: The function that is in it, by the catalogue's name.
+        image: The id of what is in it, whether the catalogue knows it or not.
         claimed: Containers hold it, so that it cannot be reprogrammed.
         functions: What it could be programmed with.
     """
@@ -67,6 +68,7 @@ class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True, rename="camel", om
     profile: str = ""
     interface: str = ""
     function: str = ""
+    image: str = ""
     claimed: bool = False
     functions: tuple[FunctionStatus, ...] = ()
 

@@ -71,6 +71,15 @@ async def test_holders_are_sorted_and_their_numa_parts_put_together(kubelet: Kub
     )
 
 
+async def test_a_list_without_our_own_pod_is_not_believed(kubelet: Kubelet) -> None:
+    resources = PodResources(kubelet.socket, own_pod="tasuki-deviceplugin-x")
+    with pytest.raises(PodResourcesError, match="not whole yet"):
+        await resources.holders()
+
+    kubelet.pods = [pod("tasuki-deviceplugin-x"), pod("a", devices("nvidia.com/gpu", "GPU-0"))]
+    assert len(await resources.holders()) == 1
+
+
 async def test_an_absent_socket_is_said_to_be_absent(tmp_path: Path) -> None:
     with pytest.raises(PodResourcesError, match="is not there"):
         await PodResources(tmp_path / "kubelet.sock").holders()

@@ -83,6 +83,12 @@ HEADER = struct.pack("<QQ", 0x414750466E6F6558, 0x31303076534247B7)
         pytest.param(a_gbs(metadata=b'{"afu-image": {}}'), "it is made for interface ''", id="empty metadata"),
         pytest.param(a_gbs(metadata=b'{"version": 1}'), "its GBS metadata cannot be read", id="no AFU in it"),
         pytest.param(a_gbs(metadata=b'{"afu-image": 5}'), "its GBS metadata cannot be read", id="a number for an AFU"),
+        pytest.param(
+            a_gbs(metadata=b'{"afu-image": {"interface-uuid": "\xff"}}'),
+            "its GBS metadata cannot be read",
+            id="no UTF-8",
+        ),
+        pytest.param(a_gbs(metadata=b"[" * 3000), "its GBS metadata cannot be read", id="nested without end"),
         pytest.param(a_gbs(metadata=b"{"), "its GBS metadata cannot be read", id="half the metadata"),
         pytest.param(a_gbs(metadata=b"\xff\xfe{}"), "its GBS metadata cannot be read", id="no text"),
         pytest.param(a_gbs(body=b""), "where its header and metadata alone have", id="no body"),
