@@ -25,6 +25,7 @@ class Region:
             addresses; `memory_bytes` 0 where unknown.
         interface: What an image must be made for: Intel's interface id (compat_id, 32 hex digits), XRT's shell
             (VBNV or interface uuid), the kernel's compat_id; empty if the region does not say.
+        rewritable: The region is unhealthy, and writing a good image would end that.
         shell: XRT's `<VBNV>-<timestamp>` for AMD's resource names; empty for others.
         loaded: The id of what is in it: Intel's AFU id, XRT's xclbin uuid, the kernel's image name if known; empty if
             nothing is.
@@ -40,6 +41,7 @@ class Region:
     nodes: tuple[str, ...]
     control: str
     shell: str = ""
+    rewritable: bool = False
 
     @property
     def card(self) -> str:

@@ -73,6 +73,7 @@ class Ledger:
         programming: Those of them where it has begun, so that they cannot be claimed.
         disowned: Resource and slice of containers whose region could not be programmed: the kubelet lists them as
             holders, but their claim was rolled back.
+        judged: Regions that were there when one of the kubelet's lists was read. Of others nobody knows who holds them.
     """
 
     claims: Mapping[str, Claim] = field(default_factory=dict)
@@ -80,6 +81,11 @@ class Ledger:
     programming: frozenset[str] = frozenset()
     disowned: frozenset[tuple[str, str]] = frozenset()
     knowledge: Knowledge = Knowledge.WAITING
+    judged: frozenset[str] = frozenset()
+
+    def unjudged(self, region: str) -> bool:
+        """Whether the kubelet tells who holds which region, but has not been asked since this one appeared."""
+        return self.knowledge is Knowledge.KNOWN and region not in self.judged
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,10 +140,15 @@ def resumed(ledger: Ledger, resource: str, wanted: Sequence[Wanted], now: float)
         RegionHeldError: As for `allocated`.
     """
     for each in wanted:
-        claim = ledger.claims.get(each.region)
-        if claim is None or claim.resource != resource or claim.slice_ids.isdisjoint(each.slice_ids):
+        if not holds(ledger, resource, each):
             ledger = _claimed(ledger, resource, each, User(each.slice_ids, now))
     return ledger
+
+
+def holds(ledger: Ledger, resource: str, wanted: Wanted) -> bool:
+    """Whether a container's claim on a region stands."""
+    claim = ledger.claims.get(wanted.region)
+    return claim is not None and claim.resource == resource and not claim.slice_ids.isdisjoint(wanted.slice_ids)
 
 
 def _claimed(ledger: Ledger, resource: str, wanted: Wanted, user: User) -> Ledger:
@@ -148,10 +159,7 @@ def _claimed(ledger: Ledger, resource: str, wanted: Wanted, user: User) -> Ledge
         )
     claim = ledger.claims.get(region)
     if claim is not None and claim.resource != resource:
-        raise RegionHeldError(
-            f"region {region} is held under {claim.resource} by {_containers(len(claim.users))}; "
-            f"it can serve {resource} once they have ended"
-        )
+        raise held_otherwise(region, resource, claim)
     others = tuple(u for u in claim.users if u.slice_ids.isdisjoint(wanted.slice_ids)) if claim else ()
     if len(others) >= wanted.users:
         raise RegionHeldError(
@@ -165,6 +173,13 @@ def _claimed(ledger: Ledger, resource: str, wanted: Wanted, user: User) -> Ledge
     )
 
 
+def held_otherwise(region: str, resource: str, claim: Claim) -> RegionHeldError:
+    return RegionHeldError(
+        f"region {region} is held under {claim.resource} by {_containers(len(claim.users))}; "
+        f"it can serve {resource} once they have ended"
+    )
+
+
 def _containers(count: int) -> str:
     return "a container" if count == 1 else f"{count} containers"
 
@@ -175,12 +190,12 @@ def others_running(ledger: Ledger, wanted: Wanted) -> bool:
     return claim is not None and any(u.running and u.slice_ids.isdisjoint(wanted.slice_ids) for u in claim.users)
 
 
-def running(ledger: Ledger, wanted: Sequence[Wanted]) -> Ledger:
-    """Note that a container starts now."""
+def running(ledger: Ledger, resource: str, wanted: Sequence[Wanted]) -> Ledger:
+    """Note that a container starts now, where its claim stands."""
     claims = dict(ledger.claims)
     for each in wanted:
         claim = claims.get(each.region)
-        if claim is not None:
+        if claim is not None and claim.resource == resource:
             users = tuple(
                 u if u.slice_ids.isdisjoint(each.slice_ids) else replace(u, running=True) for u in claim.users
             )
@@ -259,13 +274,14 @@ def held_regions(
     )
 
 
-def seen(ledger: Ledger, held: Sequence[Held], at: float) -> tuple[Ledger, tuple[str, ...]]:
+def seen(ledger: Ledger, held: Sequence[Held], at: float, present: Collection[str]) -> tuple[Ledger, tuple[str, ...]]:
     """Take in the kubelet's list: end what it no longer has, and learn what was given before this process began.
 
     Args:
         ledger: So far.
         held: What the list says.
         at: When it was asked for, on the clock of `allocated`.
+        present: The regions that `held` was read with; what it has of others is not in it.
 
     Returns:
         The new ledger, and a sentence for each region that containers of two resources hold.
@@ -291,7 +307,14 @@ def seen(ledger: Ledger, held: Sequence[Held], at: float) -> tuple[Ledger, tuple
             user = User(each.slice_ids, at, running=each.running)
             claims[each.region] = Claim(each.resource, (*users, user))
     free = {name: purpose for name, purpose in ledger.reserved.items() if name not in claims}
-    changed = replace(ledger, claims=claims, reserved=free, disowned=disowned, knowledge=Knowledge.KNOWN)
+    changed = replace(
+        ledger,
+        claims=claims,
+        reserved=free,
+        disowned=disowned,
+        knowledge=Knowledge.KNOWN,
+        judged=ledger.judged | frozenset(present),
+    )
     return changed, tuple(conflicts)
 
 

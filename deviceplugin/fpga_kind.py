@@ -13,15 +13,16 @@ from typing import Any, Final, Protocol
 
 from deviceplugin import fpga_claims
 from deviceplugin.allocation import fpga as allocation
+from deviceplugin.allocation.errors import UnknownSliceError
 from deviceplugin.allocation.gpu import granted
 from deviceplugin.config.kinds import FPGA
 from deviceplugin.config.model import PROGRAMMING_BUDGET_SECONDS, Config, FpgaOptions
 from deviceplugin.config.values import canonical_id
 from deviceplugin.container import ContainerEdits, RefusedError
-from deviceplugin.fpga import Fpgas
+from deviceplugin.fpga import Fpgas, Region
 from deviceplugin.fpga_claims import Knowledge, Ledger, Wanted
 from deviceplugin.fpga_names import function_resource
-from deviceplugin.fpga_plan import FpgaPlan, Means, Offering, may_run, plan, to_prewarm
+from deviceplugin.fpga_plan import Failures, FpgaPlan, Means, Offering, may_run, plan, to_prewarm, to_repair
 from deviceplugin.fpga_preference import Standing, preferred, root_of
 from deviceplugin.health import Fault, HealthBook, judged_device
 from deviceplugin.kind import Offered
@@ -31,7 +32,7 @@ from deviceplugin.programming.images import ImageError, NoFolderError
 from deviceplugin.programming.programmer import ProgrammingError
 from deviceplugin.programming.workbench import Job, Programmed, Workbench
 from deviceplugin.resources import Resource
-from tasuki.devices.model import Device, Slice, slices_of, unhealthy
+from tasuki.devices.model import Device, Slice, index_order, slices_of, unhealthy
 from tasuki.devices.preference import Policy
 from tasuki.kube.events import Occurrence
 
@@ -114,6 +115,8 @@ class FpgaKind:
         self._last: tuple[str, float] = ("", float("-inf"))
         self._silent_since: float | None = None
         self._failed: dict[tuple[str, str], float] = {}
+        self._failed_last: dict[str, str] = {}
+        self._stopping = False
         self._early: Callable[[], object] | None = None
         self._seen_at = float("-inf")
 
@@ -129,6 +132,11 @@ class FpgaKind:
     def close(self) -> None:
         self._source.close()
 
+    def stop(self) -> None:
+        """Begin no more programming; in the event loop. Claims stay as they are: the next process learns of them."""
+        self._stopping = True
+        self._workbench.stop()
+
     def devices(self, found: Fpgas) -> tuple[Device, ...]:
         return tuple(region.device for region in found.regions)
 
@@ -138,12 +146,13 @@ class FpgaKind:
     def check(self, found: Fpgas, config: Config) -> tuple[str, ...]:
         options = config.tasuki.fpga
         means, _ = self._means(options)
-        return too_large(plan(found, options, Ledger(knowledge=Knowledge.KNOWN), means).resources)
+        free = Ledger(knowledge=Knowledge.KNOWN, judged=frozenset(region.device.id for region in found.regions))
+        return too_large(plan(found, options, free, means).resources)
 
     def plan(self, found: Fpgas, book: HealthBook, config: Config, trouble: str) -> Offered:
         options = config.tasuki.fpga
         fresh = self._workbench.freshened(found)
-        judged = tuple(replace(region, device=_judged(region.device, book, trouble)) for region in fresh.regions)
+        judged = tuple(_judged(region, book, trouble) for region in fresh.regions)
         means, problems = self._means(options)
         made = plan(replace(fresh, regions=judged), options, self._ledger, means)
         planned = _Planned(made, options, means)
@@ -196,19 +205,14 @@ class FpgaKind:
             return
         self._seen_at = at
         made = planned.made
-        # A slice's id begins with its region's, whatever the number of channels was when it was handed out.
-        prefixes = [(slices_of(r.device, 1)[0].id.removesuffix("0"), id_) for id_, r in made.regions.items()]
-
-        def region_of(slice_id: str) -> str | None:
-            return next((id_ for prefix, id_ in prefixes if slice_id.startswith(prefix)), None)
 
         def state(region: str, resource: str) -> tuple[bool, bool]:
             offering = made.offerings.get(resource, {}).get(region)
             running = may_run(made.regions[region], offering, planned.options)
             return running, offering is not None and not offering.seconds
 
-        held = fpga_claims.held_regions(holders, region_of, state)
-        ledger, conflicts = fpga_claims.seen(self._ledger, held, at)
+        held = fpga_claims.held_regions(holders, _region_of(made), state)
+        ledger, conflicts = fpga_claims.seen(self._ledger, held, at, made.regions)
         for conflict in conflicts:
             self._outlets.record(Occurrence("Warning", "RegionHeldTwice", conflict))
         self._become(ledger)
@@ -231,6 +235,7 @@ class FpgaKind:
     def _grant(
         self, planned: _Planned, resource: Resource, slices: Mapping[str, Slice], slice_ids: Sequence[str]
     ) -> ContainerEdits:
+        self._refuse_held(planned, resource, slices, slice_ids)
         chosen = granted(resource, slice_ids, slices)
         wanted = _wanted(planned.made, resource, chosen)
         function = planned.made.offerings[resource.name][wanted[0].region].function if wanted else ""
@@ -240,6 +245,25 @@ class FpgaKind:
         if chosen:
             self._last = (root_of(chosen[0].device), now)
         return edits
+
+    def _refuse_held(
+        self, planned: _Planned, resource: Resource, slices: Mapping[str, Slice], slice_ids: Sequence[str]
+    ) -> None:
+        """Say who holds the regions of slices that are not in the list any more.
+
+        Raises:
+            RefusedError: There are such slices, and they cannot be had.
+        """
+        region_of = _region_of(planned.made)
+        offerings = planned.made.offerings.get(resource.name, {})
+        for slice_id in slice_ids:
+            region = region_of(slice_id)
+            if slice_id in slices or region is None:
+                continue
+            users = offerings[region].users if region in offerings else 1
+            fpga_claims.allocated(
+                self._ledger, resource.name, [Wanted(region, frozenset({slice_id}), users)], self._now()
+            )
 
     def _policy(self, planned: _Planned, resource: Resource) -> Policy:
         offerings = planned.made.offerings.get(resource.name, {})
@@ -269,7 +293,9 @@ class FpgaKind:
         Raises:
             RefusedError: It does not, and why.
         """
-        wanted = _wanted(planned.made, resource, granted(resource, slice_ids, slices))
+        self._refuse_held(planned, resource, slices, slice_ids)
+        # Whether a region is well was asked by Allocate; of what ails it since, a good image may be the cure.
+        wanted = _wanted(planned.made, resource, _named(slices, slice_ids))
         self._become(fpga_claims.resumed(self._ledger, resource.name, wanted, self._now()))
         offerings = planned.made.offerings[resource.name]
         try:
@@ -284,6 +310,10 @@ class FpgaKind:
             ) from None
         if reasons := [reason for reason in found if reason]:
             raise RefusedError("; ".join(reasons))
+        for each in wanted:
+            # One region was ready, and while the other was made ready an earlier attempt of this container failed.
+            if not fpga_claims.holds(self._ledger, resource.name, each):
+                raise RefusedError(f"region {each.region} was given back while the others were made ready; try again")
 
     async def _readied(
         self, planned: _Planned, resource: str, offering: Offering, mine: Wanted, all_wanted: Sequence[Wanted]
@@ -302,15 +332,17 @@ class FpgaKind:
                 limit_seconds=PROGRAMMING_BUDGET_SECONDS,
                 finished=partial(self._finished, resource, mine, all_wanted),
             )
-            done = await self._workbench.ensure(job, partial(self._permit, offering, mine))
+            done = await self._workbench.ensure(job, partial(self._permit, resource, offering, mine))
+            if done is None:
+                self._started(resource, mine)
+                return ""
         except RefusedError as error:
             return str(error)
         except ProgrammingError as error:
+            if self._stopping:
+                return str(error)
             self._become(fpga_claims.rolled_back(self._ledger, resource, all_wanted))
             return str(error)
-        if done is None:
-            self._ledger = fpga_claims.running(self._ledger, [mine])
-            return ""
         return _failure(done)
 
     async def _unchanged(self, offering: Offering) -> str:
@@ -320,19 +352,32 @@ class FpgaKind:
             return ""
         return f"region {offering.region.device.id} holds {loaded or 'nothing'} by now, not {offering.expects}"
 
-    def _permit(self, offering: Offering, mine: Wanted) -> None:
+    def _permit(self, resource: str, offering: Offering, mine: Wanted) -> None:
         """Refuse to program a region under a container that is at work in it, with an image of before."""
+        # While this waited for the card, an earlier attempt of the same container may have failed and given it back.
+        self._become(fpga_claims.resumed(self._ledger, resource, [mine], self._now()))
         if fpga_claims.others_running(self._ledger, mine):
             raise RefusedError(
                 f"region {mine.region} is in use with another image of {offering.function} than the catalogue has now; "
                 "it can be programmed once the containers that hold it have ended"
             )
 
+    def _started(self, resource: str, mine: Wanted) -> None:
+        """Note that a region is ready for a container, whatever became of its claim meanwhile.
+
+        Raises:
+            RegionHeldError: Others have it by now.
+        """
+        ledger = fpga_claims.resumed(self._ledger, resource, [mine], self._now())
+        self._become(fpga_claims.running(ledger, resource, [mine]))
+
     def _finished(self, resource: str, mine: Wanted, all_wanted: Sequence[Wanted], done: Programmed) -> None:
         if done.reason:
+            self._failed_last[done.region] = done.function
             self._ledger = fpga_claims.rolled_back(self._ledger, resource, all_wanted)
         else:
-            self._ledger = fpga_claims.running(self._ledger, [mine])
+            # The kubelet may have hung up long ago: a claim that is gone by now stays so.
+            self._ledger = fpga_claims.running(self._ledger, resource, [mine])
         self._told(done)
 
     def _told(self, done: Programmed) -> None:
@@ -345,12 +390,15 @@ class FpgaKind:
         self._outlets.changed()
 
     def _prewarm(self, planned: _Planned) -> None:
-        """Begin to program what is to be ready beforehand, and is free."""
-        if self._ledger.knowledge is Knowledge.WAITING or not planned.options.prewarm:
+        """Begin to program what is to be ready beforehand or was left broken by an image, and is free."""
+        if self._ledger.knowledge is Knowledge.WAITING:
             return
         now = self._now()
         lately = {key for key, at in self._failed.items() if now - at < _PREWARM_AGAIN_SECONDS}
-        chosen = to_prewarm(planned.made, planned.options, self._ledger, planned.means, excluded=lately)
+        plan_of = (planned.made, planned.options, self._ledger, planned.means)
+        chosen = to_prewarm(*plan_of, excluded=lately) + to_repair(
+            *plan_of, failures=Failures(self._failed_last, lately)
+        )
         ledger = self._ledger
         for offering in chosen:
             ledger = fpga_claims.reserved(ledger, offering.region.device.id, function_resource(offering.function))
@@ -376,6 +424,8 @@ class FpgaKind:
         except RefusedError:
             pass  # a container has it now
         except ProgrammingError as error:
+            if self._stopping:
+                return
             self._prewarm_finished((id_, offering.function), Programmed(id_, offering.function, 0.0, str(error)))
         finally:
             self._become(fpga_claims.released(self._ledger, id_))
@@ -388,6 +438,7 @@ class FpgaKind:
     def _prewarm_finished(self, key: tuple[str, str], done: Programmed) -> None:
         if done.reason:
             self._failed[key] = self._now()
+            self._failed_last[done.region] = done.function
         else:
             self._failed.pop(key, None)
         self._told(done)
@@ -398,8 +449,29 @@ def _failure(done: Programmed) -> str:
     return f"region {done.region} could not be programmed with {done.function}: {done.reason}" if done.reason else ""
 
 
-def _judged(device: Device, book: HealthBook, trouble: str) -> Device:
-    return replace(device, health=unhealthy(trouble)) if trouble else judged_device(device, book)
+def _judged(region: Region, book: HealthBook, trouble: str) -> Region:
+    device = region.device
+    judged = replace(device, health=unhealthy(trouble)) if trouble else judged_device(device, book)
+    return replace(region, device=judged, rewritable=region.rewritable and judged.health == device.health)
+
+
+def _region_of(made: FpgaPlan) -> Callable[[str], str | None]:
+    """Finds the region that a slice belongs to; None for slices of other devices."""
+    # A slice's id begins with its region's, whatever the number of channels was when it was handed out.
+    prefixes = [(slices_of(r.device, 1)[0].id.removesuffix("0"), id_) for id_, r in made.regions.items()]
+    return lambda slice_id: next((id_ for prefix, id_ in prefixes if slice_id.startswith(prefix)), None)
+
+
+def _named(slices: Mapping[str, Slice], slice_ids: Sequence[str]) -> tuple[Slice, ...]:
+    """Slices in the order of their index.
+
+    Raises:
+        UnknownSliceError: One of them does not exist.
+    """
+    for slice_id in slice_ids:
+        if slice_id not in slices:
+            raise UnknownSliceError(f"unknown device: {slice_id}")
+    return tuple(sorted((slices[id_] for id_ in set(slice_ids)), key=lambda s: (index_order(s.device), s.replica)))
 
 
 def _wanted(made: FpgaPlan, resource: Resource, chosen: Sequence[Slice]) -> tuple[Wanted, ...]:

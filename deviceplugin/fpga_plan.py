@@ -34,6 +34,19 @@ class Means:
 
 
 @dataclass(frozen=True, slots=True)
+class Failures:
+    """What could not be programmed.
+
+    Attributes:
+        last: The function that failed last, by region.
+        beforehand: Region and function of what failed lately while nobody waited for it.
+    """
+
+    last: Mapping[str, str] = field(default_factory=dict)
+    beforehand: Collection[tuple[str, str]] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
 class Offering:
     """One region under one resource.
 
@@ -194,7 +207,8 @@ def _listed(region: Region, possible: Mapping[str, Offering], ledger: Ledger) ->
     if claim is not None:
         offering = possible.get(claim.resource)
         return {claim.resource: _left(offering, claim)} if offering is not None else {}
-    if region.device.id in ledger.reserved or region.device.id in ledger.programming:
+    id_ = region.device.id
+    if id_ in ledger.reserved or id_ in ledger.programming or ledger.unjudged(id_):
         return {}
     if ledger.knowledge is Knowledge.BLIND:
         possible = _certain(region, possible)
@@ -259,6 +273,8 @@ def _problems(regions: Sequence[Region], options: FpgaOptions, ledger: Ledger, m
             held = region.loaded or "nothing"
             why = "; ".join(dict.fromkeys(filter(None, reasons)))
             yield f"region {region.device.id} is left out: it holds {held}, no function of the catalogue, and {why}"
+        if region.device.id not in ledger.claims and ledger.unjudged(region.device.id):
+            yield f"region {region.device.id} is left out until the kubelet has told who holds it (pod-resources)"
     if ledger.knowledge is Knowledge.BLIND and regions:
         yield (
             "the kubelet does not tell who holds which FPGA region (pod-resources): a region keeps the function that "
@@ -314,13 +330,53 @@ def _has(region: Region, function: FpgaFunction, ledger: Ledger) -> bool:
 
 def _preparable(region: Region, function: FpgaFunction, ledger: Ledger, means: Means) -> Offering | None:
     """A region that is free to be programmed with a function."""
+    return _writable(region, function, means) if region.device.health.healthy and _idle(region, ledger) else None
+
+
+def _writable(region: Region, function: FpgaFunction, means: Means) -> Offering | None:
+    """A region with a function that it does not hold and can be programmed with."""
     implementation = implementation_for(region, function)
-    id_ = region.device.id
     if implementation is None or holds(region, implementation) or why_not(region, implementation, means):
         return None
-    if not region.device.health.healthy or id_ in ledger.claims or id_ in ledger.reserved or id_ in ledger.programming:
-        return None
-    blind = ledger.knowledge is not Knowledge.KNOWN
-    if blind and (region.loaded or region.family is Family.FPGA_REGION):
-        return None
     return Offering(region, function.name, implementation, implementation.id, implementation.programming_seconds)
+
+
+def _idle(region: Region, ledger: Ledger) -> bool:
+    """Whether it is certain that nobody holds a region."""
+    id_ = region.device.id
+    if id_ in ledger.claims or id_ in ledger.reserved or id_ in ledger.programming or ledger.unjudged(id_):
+        return False
+    return ledger.knowledge is Knowledge.KNOWN or not (region.loaded or region.family is Family.FPGA_REGION)
+
+
+def to_repair(
+    made: FpgaPlan,
+    options: FpgaOptions,
+    ledger: Ledger,
+    means: Means,
+    *,
+    failures: Failures,
+) -> tuple[Offering, ...]:
+    """The regions that a good image would end the trouble of, each with the function to try; none that anybody holds.
+
+    Args:
+        made: The plan under the rest.
+        options: The catalogue.
+        ledger: Who holds what.
+        means: What regions can be programmed with.
+        failures: What not to try, and what to try last, for its image may be bad.
+    """
+    chosen: list[Offering] = []
+    for id_, region in made.regions.items():
+        if not region.rewritable or not _idle(region, ledger):
+            continue
+        found = [
+            offering
+            for function in options.functions
+            if (id_, function.name) not in failures.beforehand
+            and (offering := _writable(region, function, means)) is not None
+        ]
+        chosen += sorted(found, key=lambda offering: failures.last.get(offering.region.device.id) == offering.function)[
+            :1
+        ]
+    return tuple(chosen)

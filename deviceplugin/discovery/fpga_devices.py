@@ -60,7 +60,7 @@ def with_reasons(region: Region, reasons: list[str]) -> Region:
     if not reasons:
         return region
     health = health_of([region.device.health.reason, *reasons])
-    return replace(region, device=replace(region.device, health=health))
+    return replace(region, device=replace(region.device, health=health), rewritable=False)
 
 
 class SeenRegions:
@@ -85,7 +85,7 @@ class SeenRegions:
             if region.device.id not in regions:
                 reason = failed.get(region.card, "the kernel no longer lists it")
                 lost = replace(region.device, health=unhealthy(f"lost: {reason}"))
-                regions[lost.id] = replace(region, device=lost)
+                regions[lost.id] = replace(region, device=lost, rewritable=False)
         known = {region.card for region in regions.values()}
         self._regions = {region.device.id: region for region in _numbered(list(regions.values()))}
         unreadable = [f"{card} is left out: {reason}" for card, reason in sorted(failed.items()) if card not in known]

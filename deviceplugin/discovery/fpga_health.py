@@ -29,6 +29,10 @@ STATUS_LINES: Final = {
 # Every reason that ends by itself begins so; a programmer that waits for its own image may look for it.
 BEING_PROGRAMMED: Final = "being programmed"
 
+# Every reason that ends with the next good image has one of these.
+_REMEDY: Final = "; write a good image"
+_STATUS: Final = ": fpga_manager's status is "
+
 _HEX_ID: Final = re.compile(r"[0-9a-f]{32}")
 _ALL_ONES: Final = "f" * 32
 
@@ -42,7 +46,7 @@ def state_reason(state: str) -> str:
     if state == "power off":
         return "the FPGA has no power: fpga_manager's state is 'power off'"
     if meaning := ERROR_STATES.get(state):
-        return f"{meaning}: fpga_manager's state is {state!r}; write a good image"
+        return f"{meaning}: fpga_manager's state is {state!r}{_REMEDY}"
     return f"fpga_manager's state {state[:64]!r} is none that is known"
 
 
@@ -50,7 +54,7 @@ def status_reasons(status: str) -> list[str]:
     """What went wrong in the last programming, one reason for each line of a manager's `status`."""
     lines = [line.strip() for line in status.splitlines() if line.strip()]
     return [
-        f"{STATUS_LINES.get(line, 'the last programming failed')}: fpga_manager's status is {line[:64]!r}"
+        f"{STATUS_LINES.get(line, 'the last programming failed')}{_STATUS}{line[:64]!r}"
         for line in lines[: len(STATUS_LINES)]
     ]
 
@@ -78,6 +82,12 @@ def intel_id_reason(name: str, text: str) -> str:
     if text and not _HEX_ID.fullmatch(text.lower()):
         return f"{name} is {text[:64]!r}, not 32 hexadecimal digits"
     return ""
+
+
+def ends_with_a_good_image(reasons: list[str]) -> bool:
+    """Whether there are reasons, and each is that of a manager whose last programming failed."""
+    said = [reason for reason in reasons if reason]
+    return bool(said) and all(reason.endswith(_REMEDY) or _STATUS in reason for reason in said)
 
 
 def health_of(reasons: list[str]) -> Health:

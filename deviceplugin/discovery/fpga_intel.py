@@ -7,7 +7,13 @@ from typing import Final
 
 from deviceplugin.discovery.fpga_classes import Classes, manager_reasons, sensor_reasons
 from deviceplugin.discovery.fpga_devices import Found, Part, device
-from deviceplugin.discovery.fpga_health import BEING_PROGRAMMED, intel_id, intel_id_reason, register_reason
+from deviceplugin.discovery.fpga_health import (
+    BEING_PROGRAMMED,
+    ends_with_a_good_image,
+    intel_id,
+    intel_id_reason,
+    register_reason,
+)
 from deviceplugin.discovery.fpga_sysfs import AttributeUnreadableError, Sysfs, number_in, pci_addresses
 from deviceplugin.discovery.sysfs import place
 from deviceplugin.fpga import Family, Region
@@ -188,6 +194,7 @@ def _region(sysfs: Sysfs, container: _Container, engine: _Engine, where: Place, 
         loaded=loaded,
         nodes=(f"/dev/{port}",),
         control=engine.manager,
+        rewritable=ends_with_a_good_image([*engine.reasons, *reasons]),
     )
 
 

@@ -4,7 +4,7 @@ from typing import Final
 
 from deviceplugin.discovery.fpga_classes import Classes, manager_reasons
 from deviceplugin.discovery.fpga_devices import Found, Part, device
-from deviceplugin.discovery.fpga_health import EMPTY_STATES, intel_id, intel_id_reason
+from deviceplugin.discovery.fpga_health import EMPTY_STATES, ends_with_a_good_image, intel_id, intel_id_reason
 from deviceplugin.discovery.fpga_sysfs import AttributeUnreadableError, Sysfs, number_in, pci_addresses
 from deviceplugin.discovery.sysfs import place
 from deviceplugin.fpga import Family, Region
@@ -83,6 +83,7 @@ def _region(sysfs: Sysfs, folder: str, card: str, manager: str) -> Region:
         loaded=loaded,
         nodes=_nodes(sysfs, folder),
         control=manager,
+        rewritable=ends_with_a_good_image(reasons),
     )
 
 

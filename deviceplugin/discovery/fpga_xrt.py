@@ -7,6 +7,7 @@ from typing import Final
 
 from deviceplugin.discovery.fpga_classes import Classes, manager_reasons, sensor_reasons
 from deviceplugin.discovery.fpga_devices import Found, Part, device
+from deviceplugin.discovery.fpga_health import ends_with_a_good_image
 from deviceplugin.discovery.fpga_sysfs import AttributeUnreadableError, Sysfs, is_pci_address
 from deviceplugin.discovery.sysfs import place
 from deviceplugin.fpga import Family, Region
@@ -104,6 +105,7 @@ def _region(sysfs: Sysfs, classes: Classes, user: str, management: str | None) -
         nodes=nodes,
         control=control,
         shell=f"{shell.name}-{shell.timestamp}" if shell.name and shell.timestamp else "",
+        rewritable=ends_with_a_good_image(reasons),
     )
 
 

@@ -36,7 +36,8 @@ from tests.fpga_builders import RESIZE, SHARPEN, a_catalogue, a_region, an_imple
 
 A = "fpga.tasuki.dev/a"
 B = "fpga.tasuki.dev/b"
-KNOWN = Ledger(knowledge=Knowledge.KNOWN)
+REGIONS = frozenset({"r0", "r1"})
+KNOWN = Ledger(knowledge=Knowledge.KNOWN, judged=REGIONS)
 LATER = LISTED_AFTER_SECONDS + 1
 
 
@@ -99,15 +100,15 @@ class TestTheKubeletsList:
     def test_a_claim_that_it_has_stays(self) -> None:
         ledger = allocated(KNOWN, A, wanted("r0::0"), 0.0)
 
-        ledger, _ = seen(ledger, [held(A, "r0::0")], 100.0)
+        ledger, _ = seen(ledger, [held(A, "r0::0")], 100.0, REGIONS)
 
         assert set(ledger.claims) == {"r0"}
 
     def test_a_claim_that_it_lacks_twice_ends(self) -> None:
         ledger = allocated(KNOWN, A, wanted("r0::0"), 0.0)
 
-        once, _ = seen(ledger, [], LATER)
-        twice, _ = seen(once, [], LATER + ABSENT_FOR_SECONDS)
+        once, _ = seen(ledger, [], LATER, REGIONS)
+        twice, _ = seen(once, [], LATER + ABSENT_FOR_SECONDS, REGIONS)
 
         assert set(once.claims) == {"r0"}
         assert twice.claims == {}
@@ -115,25 +116,25 @@ class TestTheKubeletsList:
     def test_a_claim_that_it_lacks_once_was_missed_by_a_kubelet_that_starts(self) -> None:
         ledger = allocated(KNOWN, A, wanted("r0::0"), 0.0)
 
-        ledger, _ = seen(ledger, [], LATER)
-        ledger, _ = seen(ledger, [held(A, "r0::0")], LATER + 1)
-        ledger, _ = seen(ledger, [], LATER + ABSENT_FOR_SECONDS + 1)
+        ledger, _ = seen(ledger, [], LATER, REGIONS)
+        ledger, _ = seen(ledger, [held(A, "r0::0")], LATER + 1, REGIONS)
+        ledger, _ = seen(ledger, [], LATER + ABSENT_FOR_SECONDS + 1, REGIONS)
 
         assert set(ledger.claims) == {"r0"}
 
     def test_a_claim_that_it_lacks_for_a_moment_stays(self) -> None:
         ledger = allocated(KNOWN, A, wanted("r0::0"), 0.0)
 
-        ledger, _ = seen(ledger, [], LATER)
-        ledger, _ = seen(ledger, [], LATER + ABSENT_FOR_SECONDS - 0.1)
+        ledger, _ = seen(ledger, [], LATER, REGIONS)
+        ledger, _ = seen(ledger, [], LATER + ABSENT_FOR_SECONDS - 0.1, REGIONS)
 
         assert set(ledger.claims) == {"r0"}
 
     def test_a_list_from_before_a_claim_says_nothing_of_it(self) -> None:
         ledger = allocated(KNOWN, A, wanted("r0::0"), 10.0)
 
-        ledger, _ = seen(ledger, [], 10.0)
-        ledger, _ = seen(ledger, [], 10.0 + LISTED_AFTER_SECONDS - 0.1)
+        ledger, _ = seen(ledger, [], 10.0, REGIONS)
+        ledger, _ = seen(ledger, [], 10.0 + LISTED_AFTER_SECONDS - 0.1, REGIONS)
 
         assert ledger.claims["r0"].users[0].absent_since is None
 
@@ -141,15 +142,15 @@ class TestTheKubeletsList:
         ledger = allocated(KNOWN, A, wanted("r0::0"), 0.0)
         ledger = allocated(ledger, A, wanted("r0::1"), 0.0)
 
-        ledger, _ = seen(ledger, [held(A, "r0::1")], LATER)
-        ledger, _ = seen(ledger, [held(A, "r0::1")], LATER + ABSENT_FOR_SECONDS)
+        ledger, _ = seen(ledger, [held(A, "r0::1")], LATER, REGIONS)
+        ledger, _ = seen(ledger, [held(A, "r0::1")], LATER + ABSENT_FOR_SECONDS, REGIONS)
 
         assert ledger.claims["r0"].slice_ids == {"r0::1"}
 
     def test_a_holder_of_another_resource_does_not_keep_a_claim(self) -> None:
         ledger = allocated(KNOWN, A, wanted("r0::0"), 0.0)
 
-        ledger, conflicts = seen(ledger, [held(B, "r0::0")], LATER)
+        ledger, conflicts = seen(ledger, [held(B, "r0::0")], LATER, REGIONS)
 
         assert ledger.claims["r0"].resource == A
         assert (
@@ -160,13 +161,13 @@ class TestTheKubeletsList:
         ledger = allocated(KNOWN, A, wanted("r0::0"), 0.0)
         both = [held(A, "r0::0"), held(B, "r0::0")]
 
-        ledger, first = seen(ledger, both, LATER)
-        _, second = seen(ledger, both, LATER + 1)
+        ledger, first = seen(ledger, both, LATER, REGIONS)
+        _, second = seen(ledger, both, LATER + 1, REGIONS)
 
         assert (len(first), second) == (1, ())
 
     def test_what_was_given_before_the_process_began_is_learned(self) -> None:
-        ledger, _ = seen(Ledger(), [held(A, "r0::0", running=True), held(B, "r1::0", running=False)], 7.0)
+        ledger, _ = seen(Ledger(), [held(A, "r0::0", running=True), held(B, "r1::0", running=False)], 7.0, REGIONS)
 
         assert ledger.knowledge is Knowledge.KNOWN
         assert ledger.claims == {
@@ -175,15 +176,21 @@ class TestTheKubeletsList:
         }
 
     def test_of_two_that_hold_a_region_the_one_that_is_loaded_is_right(self) -> None:
-        ledger, conflicts = seen(Ledger(), [held(A, "r0::0"), held(B, "r0::0", fits=True)], 7.0)
+        ledger, conflicts = seen(Ledger(), [held(A, "r0::0"), held(B, "r0::0", fits=True)], 7.0, REGIONS)
 
         assert ledger.claims["r0"].resource == B
         assert len(conflicts) == 1
 
     def test_a_claim_takes_a_region_out_of_reserve(self) -> None:
-        ledger, _ = seen(reserved(KNOWN, "r0", B), [held(A, "r0::0")], 7.0)
+        ledger, _ = seen(reserved(KNOWN, "r0", B), [held(A, "r0::0")], 7.0, REGIONS)
 
         assert ledger.reserved == {}
+
+    def test_regions_that_were_there_are_judged(self) -> None:
+        ledger, _ = seen(Ledger(), [], 7.0, {"r0"})
+
+        assert (ledger.unjudged("r0"), ledger.unjudged("r1")) == (False, True)
+        assert not Ledger().unjudged("r0")
 
 
 class TestRollingBack:
@@ -206,14 +213,14 @@ class TestRollingBack:
     def test_the_kubelets_list_does_not_claim_it_again(self) -> None:
         ledger = rolled_back(allocated(KNOWN, A, wanted("r0::0"), 0.0), A, wanted("r0::0"))
 
-        ledger, _ = seen(ledger, [held(A, "r0::0")], LATER)
+        ledger, _ = seen(ledger, [held(A, "r0::0")], LATER, REGIONS)
 
         assert ledger.claims == {}
 
     def test_it_is_forgotten_with_its_pod(self) -> None:
         ledger = rolled_back(allocated(KNOWN, A, wanted("r0::0"), 0.0), A, wanted("r0::0"))
 
-        ledger, _ = seen(ledger, [], LATER)
+        ledger, _ = seen(ledger, [], LATER, REGIONS)
 
         assert ledger.disowned == frozenset()
 
@@ -253,10 +260,16 @@ class TestReserving:
 def test_a_container_is_at_work_once_it_started() -> None:
     ledger = allocated(KNOWN, A, wanted("r0::0"), 0.0)
     ledger = allocated(ledger, A, wanted("r0::1"), 0.0)
-    ledger = running(ledger, wanted("r0::0"))
+    ledger = running(ledger, A, wanted("r0::0"))
 
     assert others_running(ledger, wanted("r0::1")[0])
     assert not others_running(ledger, wanted("r0::0")[0])
+
+
+def test_what_starts_late_says_nothing_of_another_resources_user() -> None:
+    ledger = allocated(KNOWN, B, wanted("r0::0"), 0.0)
+
+    assert running(ledger, A, wanted("r0::0")) == ledger
 
 
 def test_not_being_told_changes_nothing_once_the_kubelet_has_answered() -> None:
@@ -376,7 +389,7 @@ class Walk:
         for each in needed:
             if not self.programmed(container, each):
                 return
-            self.ledger = running(self.ledger, [each])
+            self.ledger = running(self.ledger, container.resource, [each])
         container.image = self.image(container.resource)
 
     def programmed(self, container: Container, each: Wanted) -> bool:
@@ -418,7 +431,7 @@ class Walk:
             ), offering is not None and not offering.seconds
 
         found = held_regions(holders, lambda slice_id: slice_id.partition("::")[0], state)
-        self.ledger, _ = seen(self.ledger, found, self.world.now)
+        self.ledger, _ = seen(self.ledger, found, self.world.now, self.world.regions)
 
     def time_passes(self) -> None:
         self.world.now += self.random.choice([0.5, LISTED_AFTER_SECONDS, 60.0])

@@ -4,7 +4,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from deviceplugin.container import ContainerEdits, RefusedError
 from deviceplugin.discovery.fpga import FpgaSource
 from deviceplugin.discovery.fpga_trees import dev_of, materialise
 from deviceplugin.discovery.simulated_fpga import Failure, SimulatedKernel
-from deviceplugin.fpga import Region
+from deviceplugin.fpga import Fpgas, Region
 from deviceplugin.fpga_kind import FpgaKind, FpgaOutlets
 from deviceplugin.health import HealthBook
 from deviceplugin.kind import Offered
@@ -212,6 +212,27 @@ class TestOffering:
 
         with pytest.raises(RefusedError, match=f"region {ONE} is held under {RESIZE_NAME} by a container"):
             node.allocate(SHARPEN_NAME, channel(ONE))
+
+    async def test_one_that_comes_after_the_shorter_list_is_told_who_holds_the_region(self, node: Node) -> None:
+        node.allocate(RESIZE_NAME, channel(ONE))
+        await node.plan()
+
+        with pytest.raises(RefusedError, match=f"region {ONE} is held under {RESIZE_NAME} by a container"):
+            node.allocate(SHARPEN_NAME, channel(ONE))
+
+    async def test_a_region_that_appears_is_offered_once_the_kubelet_has_told_who_holds_it(self, node: Node) -> None:
+        node.start()
+        found = node.kind.scan()
+        config = Config(tasuki=TasukiOptions(fpga=CATALOGUE))
+        node.kind.plan(Fpgas(found.regions[:1]), HealthBook(), config, "")
+        node.kind.holders_seen([holder(RESIZE_NAME, channel(TWO))], node.now)
+
+        appeared = await node.plan()
+
+        assert {s.device.id for resource in appeared.resources for s in resource.slices} == {ONE}
+        assert f"region {TWO} is left out until the kubelet has told who holds it (pod-resources)" in appeared.problems
+        await node.known(holder(RESIZE_NAME, channel(TWO)))
+        assert (await node.lists())[SHARPEN_NAME] == [channel(ONE)]
 
     async def test_containers_share_a_region_up_to_its_users(self, node: Node) -> None:
         node.allocate(RESIZE_NAME, channel(ONE, 0))
@@ -413,6 +434,61 @@ class TestStarting:
         assert node.loaded(ONE) == FLIP
         assert (await node.plan()).loaded[ONE].claimed
 
+    async def test_an_attempt_that_waited_for_a_failed_one_claims_the_region_again(self, node: Node) -> None:
+        node.programmer.gate.clear()
+        node.programmer.kernel.fail_next(ONE, Failure.ID_UNCHANGED)
+        node.allocate(FLIP_NAME, channel(ONE))
+        first = asyncio.create_task(node.prestart(FLIP_NAME, channel(ONE)))
+        await node.until(lambda: bool(node.programmer.begun))
+        second = asyncio.create_task(node.prestart(FLIP_NAME, channel(ONE)))
+        await asyncio.sleep(0.02)
+        node.programmer.gate.set()
+
+        with pytest.raises(RefusedError):
+            await first
+        await second
+
+        assert node.loaded(ONE) == FLIP
+        await node.gone(holder(FLIP_NAME, channel(ONE)))
+        assert (await node.lists())[SHARPEN_NAME] == [channel(TWO)]
+        with pytest.raises(RefusedError, match=f"region {ONE} is held under {FLIP_NAME}"):
+            node.allocate(SHARPEN_NAME, channel(ONE))
+
+    async def test_an_attempt_that_waited_finds_the_region_taken_by_another(self, node: Node) -> None:
+        node.programmer.gate.clear()
+        node.programmer.kernel.fail_next(ONE, Failure.ID_UNCHANGED)
+        node.allocate(FLIP_NAME, channel(ONE))
+        first = asyncio.create_task(node.prestart(FLIP_NAME, channel(ONE)))
+        await node.until(lambda: bool(node.programmer.begun))
+        second = asyncio.create_task(node.prestart(FLIP_NAME, channel(ONE)))
+        await asyncio.sleep(0.02)
+        told = node.events.append
+
+        def taken(event: Occurrence) -> None:
+            told(event)
+            node.allocate(SHARPEN_NAME, channel(ONE))
+
+        node.kind._outlets = replace(node.kind._outlets, record=taken)  # type: ignore[misc]
+        node.programmer.gate.set()
+
+        with pytest.raises(RefusedError, match="could not be programmed"):
+            await first
+        with pytest.raises(RefusedError, match=f"region {ONE} is held under {SHARPEN_NAME}"):
+            await second
+        assert node.programmer.begun == [ONE]
+
+    async def test_a_region_that_a_failure_made_sick_may_be_tried_again(self, node: Node) -> None:
+        node.programmer.kernel.fail_next(ONE, Failure.WRITE)
+        node.allocate(FLIP_NAME, channel(ONE))
+        with pytest.raises(RefusedError):
+            await node.prestart(FLIP_NAME, channel(ONE))
+        assert not (await node.plan()).devices[0].health.healthy
+
+        await node.prestart(FLIP_NAME, channel(ONE))
+
+        assert node.loaded(ONE) == FLIP
+        assert (await node.plan()).devices[0].health.healthy
+
     async def test_an_image_for_another_card_is_never_written(self, node: Node) -> None:
         (node.images / "flip.gbs").write_bytes(a_gbs("cd" * 16, FLIP))
         node.allocate(FLIP_NAME, channel(ONE))
@@ -479,6 +555,71 @@ class TestStarting:
             await node.prestart(RESIZE_NAME, channel(ONE, 1))
 
         assert node.loaded(ONE) == RESIZE
+
+
+class TestStopping:
+    async def test_a_container_that_starts_just_then_is_refused_and_keeps_its_region(self, node: Node) -> None:
+        node.allocate(FLIP_NAME, channel(ONE))
+        node.kind.stop()
+
+        with pytest.raises(RefusedError, match="the daemon is stopping"):
+            await node.prestart(FLIP_NAME, channel(ONE))
+
+        assert (node.programmer.begun, node.events) == ([], [])
+        assert (await node.lists())[SHARPEN_NAME] == [channel(TWO)]
+
+    async def test_prewarming_that_has_not_begun_never_does_and_nothing_is_told(self, tmp_path: Path) -> None:
+        async with running(tmp_path, warmed(FpgaPrewarm(function="flip"))) as node:
+            await node.plan()
+            node.kind.holders_seen([], node.now)
+            assert set(node.kind._ledger.reserved) == {ONE, TWO}
+            node.kind.stop()
+            await node.until(lambda: node.kind._ledger.reserved == {})
+
+            assert (node.programmer.begun, node.events, node.programmed) == ([], [], [])
+
+
+class TestRepairing:
+    async def failed(self, node: Node) -> None:
+        node.programmer.kernel.fail_next(ONE, Failure.WRITE)
+        node.allocate(FLIP_NAME, channel(ONE))
+        with pytest.raises(RefusedError):
+            await node.prestart(FLIP_NAME, channel(ONE))
+        await node.plan()
+
+    async def test_a_free_region_that_a_failure_made_sick_gets_a_good_image(self, node: Node) -> None:
+        await self.failed(node)
+        node.kind.holders_seen([], node.now)
+        await node.until(lambda: len(node.programmed) == 2)
+
+        assert node.loaded(ONE) == RESIZE  # what failed is tried last
+        assert (await node.plan()).devices[0].health.healthy
+
+    async def test_one_that_cannot_be_repaired_is_left_alone_for_a_while(self, node: Node) -> None:
+        node.options = a_catalogue({"flip": CATALOGUE.functions[2].implementations})
+        await node.plan()
+        await self.failed(node)
+        node.programmer.kernel.fail_next(ONE, Failure.WRITE)
+        node.kind.holders_seen([], node.now)
+        await node.until(lambda: len(node.programmed) == 2)
+        await node.gone()
+        await asyncio.sleep(0.05)
+        soon = len(node.programmed)
+        node.now += 600
+        node.kind.holders_seen([], node.now)
+        await node.until(lambda: len(node.programmed) == 3)
+
+        assert soon == 2
+        assert node.loaded(ONE) == FLIP
+
+    async def test_one_that_is_ill_otherwise_is_left_alone(self, node: Node) -> None:
+        await self.failed(node)
+        node.programmer.kernel.write(f"{FPGA_ONE}/dfl-port.0/power_state", "6")
+        await node.plan()
+        node.kind.holders_seen([], node.now)
+        await asyncio.sleep(0.05)
+
+        assert len(node.programmed) == 1
 
 
 class TestRestarting:

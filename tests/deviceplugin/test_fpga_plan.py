@@ -19,7 +19,8 @@ OTHER = "ab" * 16
 
 MEANS = Means(images=frozenset({f"{RESIZE[:4]}.gbs", f"{SHARPEN[:4]}.gbs"}))
 NO_FOLDER = Means(images=None)
-KNOWN = Ledger(knowledge=Knowledge.KNOWN)
+JUDGED = frozenset(f"fpga{card}-port{port}" for card in range(4) for port in range(4))
+KNOWN = Ledger(knowledge=Knowledge.KNOWN, judged=JUDGED)
 FOUR_CHANNELS = a_catalogue({"resize": an_implementation(channels=4, users=2), "sharpen": an_implementation(SHARPEN)})
 
 

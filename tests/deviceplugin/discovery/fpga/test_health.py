@@ -7,6 +7,7 @@ from deviceplugin.discovery import fpga_intel, fpga_xrt
 from deviceplugin.discovery.fpga_classes import Classes
 from deviceplugin.discovery.fpga_health import (
     BEING_PROGRAMMED,
+    ends_with_a_good_image,
     health_of,
     intel_id,
     intel_id_reason,
@@ -86,6 +87,34 @@ def test_each_line_of_status(line: str, meaning: str, node: Node) -> None:
     node.write(MANAGER + "/status", line)
 
     assert node.reasons() == {FIRST: f"{meaning}: fpga_manager's status is {line!r}"}
+
+
+@pytest.mark.parametrize(
+    ("state", "status", "register", "rewritable"),
+    [
+        pytest.param("operating", "", "0x0", False, id="well"),
+        pytest.param("write error", "", "0x0", True, id="the last image failed"),
+        pytest.param("write complete error", "reconfig CRC error", "0x0", True, id="its status says so too"),
+        pytest.param("operating", "reconfig CRC error", "0x0", True, id="its status alone says so"),
+        pytest.param("write error", "", "0x40", False, id="an error register besides"),
+        pytest.param("write", "", "0x0", False, id="being programmed"),
+        pytest.param("power off", "", "0x0", False, id="no power"),
+    ],
+)
+def test_a_good_image_ends_what_a_bad_one_began(
+    state: str, status: str, register: str, rewritable: bool, node: Node
+) -> None:
+    node.write(MANAGER + "/state", state)
+    node.write(MANAGER + "/status", status)
+    node.write(f"{FME}/errors/fme_errors", register)
+
+    found = {region.device.id: region.rewritable for region in node.source.scan().regions}
+
+    assert found[FIRST] is rewritable
+
+
+def test_nothing_ends_where_nothing_is_wrong() -> None:
+    assert not ends_with_a_good_image([""])
 
 
 def test_several_lines_of_status() -> None:
