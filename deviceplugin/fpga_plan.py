@@ -245,6 +245,7 @@ def _loaded(region: Region, options: FpgaOptions, ledger: Ledger, means: Means) 
     return Loaded(
         interface=region.interface,
         function=function_in(region, options),
+        image=region.loaded,
         claimed=id_ in ledger.claims or id_ in ledger.programming,
         seconds=programmable,
     )

@@ -165,7 +165,7 @@ def _fpgas(chosen: Configured) -> Expectation:
     except ImageError as error:
         notes = (str(error),)
     means = fpga_plan.Means(families, frozenset(images))
-    ledger = Ledger(knowledge=Knowledge.KNOWN)
+    ledger = Ledger(knowledge=Knowledge.KNOWN, judged=frozenset(region.device.id for region in found.regions))
     made = fpga_plan.plan(_prewarmed(found, options, ledger, means), options, ledger, means)
     devices = tuple(region.device for region in found.regions)
     return Expectation(devices, made.resources, (*notes, *made.problems))
