@@ -331,6 +331,7 @@ class FpgaKind:
                 options=planned.options.programmer,
                 limit_seconds=PROGRAMMING_BUDGET_SECONDS,
                 finished=partial(self._finished, resource, mine, all_wanted),
+                rewrite=offering.region.rewritable,
             )
             done = await self._workbench.ensure(job, partial(self._permit, resource, offering, mine))
             if done is None:
@@ -417,6 +418,7 @@ class FpgaKind:
             options=planned.options.programmer,
             limit_seconds=_PREWARM_LIMIT_SECONDS,
             finished=partial(self._prewarm_finished, (id_, offering.function)),
+            rewrite=offering.region.rewritable,
         )
         try:
             await asyncio.sleep(self._settle_seconds)

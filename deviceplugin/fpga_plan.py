@@ -334,10 +334,12 @@ def _preparable(region: Region, function: FpgaFunction, ledger: Ledger, means: M
     return _writable(region, function, means) if region.device.health.healthy and _idle(region, ledger) else None
 
 
-def _writable(region: Region, function: FpgaFunction, means: Means) -> Offering | None:
-    """A region with a function that it does not hold and can be programmed with."""
+def _writable(region: Region, function: FpgaFunction, means: Means, *, anew: bool = False) -> Offering | None:
+    """A region with a function that it can be programmed with, and does not hold unless it is to be written anew."""
     implementation = implementation_for(region, function)
-    if implementation is None or holds(region, implementation) or why_not(region, implementation, means):
+    if implementation is None or why_not(region, implementation, means):
+        return None
+    if holds(region, implementation) and not anew:
         return None
     return Offering(region, function.name, implementation, implementation.id, implementation.programming_seconds)
 
@@ -375,7 +377,7 @@ def to_repair(
             offering
             for function in options.functions
             if (id_, function.name) not in failures.beforehand
-            and (offering := _writable(region, function, means)) is not None
+            and (offering := _writable(region, function, means, anew=True)) is not None
         ]
         chosen += sorted(found, key=lambda offering: failures.last.get(offering.region.device.id) == offering.function)[
             :1

@@ -86,7 +86,7 @@ def build(settings: Settings, outlets: Outlets, tree: FpgaTree | None, spawn: Sp
         elif name == FPGA and tree is not None:
             workbench = Workbench(Host(Readback(tree.sys_root), tree.programmers, settings.bitstreams), spawn)
             fpga, loop = _fpga(outlets, tree, workbench, spawn)
-            stopping.append(workbench.stop)
+            stopping.append(fpga.stop)
             loops.append(loop)
             listeners.append(fpga)
         elif name == VACCEL:

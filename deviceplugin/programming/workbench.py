@@ -43,6 +43,7 @@ class Job:
 
     Attributes:
         finished: Called in the event loop once programming has ended, whether or not anybody still waits for it.
+        rewrite: Write the image even if it is there already, to end a manager's error state.
     """
 
     region: Region
@@ -51,6 +52,7 @@ class Job:
     options: FpgaProgrammer
     limit_seconds: float
     finished: Callable[[Programmed], None]
+    rewrite: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +160,7 @@ class Workbench:
         await lock.acquire()
         handed_over = False
         try:
-            if await self._read(job.region) == job.implementation.id:
+            if await self._read(job.region) == job.implementation.id and not job.rewrite:
                 return None
             if self._stopping:
                 raise ProgrammingError("the daemon is stopping, and begins nothing more")

@@ -1,7 +1,7 @@
 """Programming survives what goes wrong, and begins nothing after a stop."""
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -53,6 +53,14 @@ async def test_a_bug_in_programming_fails_that_programming_alone(tmp_path: Path)
     assert "internal error: ZeroDivisionError" in done.reason
     # The card's lock is free again.
     assert (await workbench.ensure(job, lambda: None)) is not None
+
+
+async def test_an_image_that_is_there_is_written_again_only_to_end_an_error(tmp_path: Path) -> None:
+    workbench, job = a_workbench(tmp_path)
+    loaded = replace(job, implementation=an_implementation(id_=job.region.loaded, bitstream="sharpen.gbs"))
+
+    assert await workbench.ensure(loaded, lambda: None) is None
+    assert await workbench.ensure(replace(loaded, rewrite=True), lambda: None) is not None
 
 
 async def test_nothing_is_begun_after_a_stop(tmp_path: Path) -> None:
