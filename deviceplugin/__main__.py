@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Final
 
 from deviceplugin.agent import CONFIGURATION, PLAN, Agent
-from deviceplugin.config.kinds import FPGA, GPU
+from deviceplugin.config.kinds import GPU
 from deviceplugin.config_source import ConfigSource, Origin, Pace
 from deviceplugin.discovery import source_for
 from deviceplugin.discovery.description import DescriptionError
 from deviceplugin.fleet import Fleet
 from deviceplugin.health import XidFilter, XidListError, xid_filter
-from deviceplugin.kind_loop import Outlets
-from deviceplugin.kinds import Spawner, build, fpga_tree
+from deviceplugin.kind_loop import Outlets, Spawner
+from deviceplugin.kinds import build
 from deviceplugin.lifecycle import NOT_REGISTERED, Surroundings, Ticker
 from deviceplugin.metrics import Metrics
 from deviceplugin.pod_resources import PodResources
@@ -115,14 +115,13 @@ async def serve(settings: Settings, critical: XidFilter, stop: asyncio.Event) ->
                     OperatorServer(settings.metrics_address, metrics.registry, readiness, heartbeat.alive)
                 )
             watch = stack.enter_context(FolderWatch([folder]))
-            tree = fpga_tree(settings, stack) if FPGA in settings.kinds else None
             async with asyncio.TaskGroup() as group:
 
                 def changed() -> None:
                     agent.serve()
 
                 outlets = Outlets(metrics, readiness, critical, changed, publisher.record)
-                kinds = build(settings, outlets, tree, Spawner(group))
+                kinds = build(settings, outlets, stack, Spawner(group))
                 for listener in kinds.listeners:
                     publisher.listen(listener)
                 agent = Agent(

@@ -7,9 +7,9 @@ newest findings, health book and configuration. Triggers that come while it work
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Generic
+from typing import Any, Final, Generic, TypeVar
 
 from deviceplugin.config.model import Config
 from deviceplugin.discovery.source import DriverUnavailableError
@@ -23,6 +23,8 @@ from tasuki.kube.events import Occurrence
 from tasuki.process.readiness import Readiness
 
 log: Final = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 # How long the fault thread waits for the driver at a time, and so how long a stop may take.
 _FAULT_WAIT_SECONDS: Final = 1.0
@@ -49,6 +51,26 @@ class Outlets:
     critical: XidFilter
     changed: Callable[[], None]
     record: Callable[[Occurrence], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Spawner:
+    """Starts tasks that last as long as the daemon."""
+
+    group: asyncio.TaskGroup
+
+    def __call__(self, work: Coroutine[Any, Any, Result]) -> "asyncio.Task[Result]":
+        return self.group.create_task(work)
+
+
+@dataclass(slots=True)
+class Later:
+    """A callback to somebody who is made after whoever calls it."""
+
+    call: Callable[[], object] = lambda: None
+
+    def __call__(self) -> None:
+        self.call()
 
 
 class KindLoop(Generic[Found]):

@@ -21,7 +21,7 @@ from deviceplugin.discovery.fpga import FpgaSource
 from deviceplugin.discovery.source import DriverUnavailableError
 from deviceplugin.fpga import Fpgas
 from deviceplugin.fpga_claims import Knowledge, Ledger
-from deviceplugin.kinds import fpga_tree
+from deviceplugin.fpga_parts import fpga_tree
 from deviceplugin.programming.images import ImageError, names
 from deviceplugin.resources import Resource
 from deviceplugin.vaccel import SESSION, FoundAgent, misfits
