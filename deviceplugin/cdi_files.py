@@ -1,7 +1,6 @@
 """The files of CDI: what the driver has on this machine, and the specifications in the runtime's folder."""
 
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -9,6 +8,7 @@ from typing import Final
 import msgspec
 
 from deviceplugin.allocation.cdi import CLASSES, VENDOR, CdiSpec, HostFiles, Library
+from tasuki.process.files import replace_file
 
 # Where distributions and NVIDIA's driver container put the driver's libraries; the first is searched first.
 _LIBRARY_FOLDERS: Final = (
@@ -113,7 +113,7 @@ def write_specs(folder: Path, specs: Sequence[CdiSpec]) -> tuple[Path, ...]:
         folder.mkdir(parents=True, exist_ok=True)
         for name in sorted(contents):
             if not _holds(folder / name, contents[name]):
-                _replace(folder / name, contents[name])
+                replace_file(folder / name, contents[name])
                 changed.append(folder / name)
         for name in sorted({file_name(c) for c in CLASSES} - contents.keys()):
             if (folder / name).exists():
@@ -136,27 +136,6 @@ def _holds(path: Path, content: bytes) -> bool:
         return path.read_bytes() == content
     except FileNotFoundError:
         return False
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file so that a reader sees the old content or the new one, also after a crash."""
-    # Runtimes read *.json and *.yaml only, so the name must not end like that before it is whole.
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fchmod(file.fileno(), 0o644)
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink()
-        raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _libraries(root: Path, version: str) -> Iterator[Library]:

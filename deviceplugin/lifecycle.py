@@ -21,9 +21,10 @@ import grpc.aio
 from deviceplugin import wire
 from deviceplugin.metrics import Metrics
 from deviceplugin.offers import Offer
-from deviceplugin.rivals import CHANNEL_OPTIONS, Rivals, is_served
+from deviceplugin.rivals import Rivals, is_served
 from deviceplugin.server import DevicePluginService
 from protos.deviceplugin.v1beta1.api_pb2_grpc import RegistrationStub
+from tasuki.process.unix_sockets import CHANNEL_OPTIONS, LONGEST_PATH_BYTES
 
 log: Final = logging.getLogger(__name__)
 
@@ -43,9 +44,6 @@ _DRAIN_SECONDS: Final = 0.1
 _WITHDRAW_SECONDS: Final = 1.0
 # Neighbours that are new are asked whether they are rivals before we register, but a slow one does not hold us up.
 _NEIGHBOURS_SECONDS: Final = 0.3
-
-# Linux, unix(7): sun_path holds 108 bytes with its end.
-MAX_SOCKET_PATH: Final = 107
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,9 +195,9 @@ class ResourceServer:
 
     async def _clear_path(self) -> None:
         """Remove what a dead daemon left; never what a live one serves on."""
-        if len(str(self._socket)) > MAX_SOCKET_PATH:
+        if len(str(self._socket)) > LONGEST_PATH_BYTES:
             raise OSError(
-                f"the socket's path {self._socket} has {len(str(self._socket))} bytes, but {MAX_SOCKET_PATH} is the "
+                f"the socket's path {self._socket} has {len(str(self._socket))} bytes, but {LONGEST_PATH_BYTES} is the "
                 "most; use a shorter folder for --kubelet-socket"
             )
         if identity(self._around.folder) is None:

@@ -8,17 +8,11 @@ import grpc.aio
 
 from deviceplugin.node_status import Holder
 from protos.podresources.v1 import api_pb2, api_pb2_grpc
+from tasuki.process.unix_sockets import CHANNEL_OPTIONS
 
 # gRPC's own limit, 4 MiB, is about 60,000 held slices; Kubernetes' tests of this API allow 16 MiB as well.
 _LARGEST_ANSWER_BYTES: Final = 16 * 2**20
-_OPTIONS: Final = (
-    ("grpc.max_receive_message_length", _LARGEST_ANSWER_BYTES),
-    # grpcio would send the socket's path as :authority (grpc/grpc#38142).
-    ("grpc.default_authority", "localhost"),
-    # Each question is asked over a new connection: a kept one would still be backing off when the kubelet is back.
-    ("grpc.use_local_subchannel_pool", 1),
-    ("grpc.enable_http_proxy", 0),
-)
+_OPTIONS: Final = (*CHANNEL_OPTIONS, ("grpc.max_receive_message_length", _LARGEST_ANSWER_BYTES))
 
 
 class PodResourcesError(Exception):

@@ -18,14 +18,7 @@ import grpc.aio
 from protos.deviceplugin.v1beta1 import api_pb2
 from protos.deviceplugin.v1beta1.api_pb2_grpc import DevicePluginStub
 from tasuki.devices.model import Slice
-
-CHANNEL_OPTIONS: Final = (
-    # grpcio would send the socket's path as :authority, which Go's servers refuse (grpc/grpc#38142).
-    ("grpc.default_authority", "localhost"),
-    # A shared connection would still back off from the server that went away when the next one is there.
-    ("grpc.use_local_subchannel_pool", 1),
-    ("grpc.enable_http_proxy", 0),
-)
+from tasuki.process.unix_sockets import CHANNEL_OPTIONS
 
 if TYPE_CHECKING:
     from protos.deviceplugin.v1beta1.api_pb2_grpc import DevicePluginAsyncStub  # exists in the stubs alone

@@ -20,12 +20,10 @@ from deviceplugin.config.precedence import Overrides
 from deviceplugin.config.values import alternatives, is_subdomain
 from tasuki.kube.names import NVIDIA_CONFIG_LABEL
 from tasuki.process.logging import LEVELS, LogFormat
+from tasuki.process.unix_sockets import LONGEST_PATH_BYTES
 
 KubeApi = Literal["auto", "off"]
 Fallback = Literal["named", "single", "empty"]
-
-# sun_path has 108 bytes, of which the last is null (unix(7)).
-LONGEST_SOCKET_PATH: Final = 107
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,8 +122,8 @@ def _absolute_path(text: str) -> Path:
 
 
 def _socket_path(text: str) -> Path:
-    if (size := len(os.fsencode(text))) > LONGEST_SOCKET_PATH:
-        raise ValueError(f"a path of at most {LONGEST_SOCKET_PATH} bytes for a socket, not {size}")
+    if (size := len(os.fsencode(text))) > LONGEST_PATH_BYTES:
+        raise ValueError(f"a path of at most {LONGEST_PATH_BYTES} bytes for a socket, not {size}")
     return _path(text)
 
 

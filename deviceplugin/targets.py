@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -18,6 +17,7 @@ from tasuki.kube.client import Kube
 from tasuki.kube.errors import ConflictError, NotFoundError
 from tasuki.kube.names import NFD_NODE_NAME_LABEL, NODE_FEATURE_PREFIX
 from tasuki.kube.objects import Node, NodeFeature, NodeFeatureSpec, ObjectMeta, OwnerReference
+from tasuki.process.files import replace_file
 
 log: Final = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class LabelFile:
         content = "".join(f"{key}={value}\n" for key, value in wanted.items()).encode()
         if self._kept and self._written == (gfd.output_file, content):
             return 0
-        await asyncio.to_thread(_replace_file, Path(gfd.output_file), content)
+        await asyncio.to_thread(replace_file, Path(gfd.output_file), content)
         self._written, self._kept = (gfd.output_file, content), True
         return 1
 
@@ -227,20 +227,6 @@ def _first_text(path: Path) -> str:
         return path.read_text(errors="replace").strip()
     except OSError:
         return ""
-
-
-def _replace_file(path: Path, content: bytes) -> None:
-    """Readers see the old content or the new one, never a part: NFD also passes over names with a leading dot."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".gfd-", delete=False) as written:
-        temporary = Path(written.name)
-        try:
-            written.write(content)
-            written.flush()
-            temporary.chmod(0o644)
-            temporary.replace(path)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
 
 
 def node_feature(node: Node, wanted: Mapping[str, str]) -> NodeFeature:

@@ -7,6 +7,7 @@ from deviceplugin.config import values
 from deviceplugin.config.document import Node
 from deviceplugin.config.keys import Key, Table, described, each, fail, fields, items
 from deviceplugin.config.model import VaccelAgent, VaccelOptions
+from tasuki.process.unix_sockets import LONGEST_PATH_BYTES
 
 _MOST_SESSIONS: Final = values.MOST_REPLICAS
 
@@ -15,9 +16,6 @@ _LARGEST_CID: Final = 2**32 - 2
 _LARGEST_VSOCK_PORT: Final = 2**32 - 2
 
 _HOST_AND_PORT: Final = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\[\]:/@\s]+):([0-9]{1,10})")
-
-# sun_path has 108 bytes, of which the last is null (unix(7)).
-_LONGEST_SOCKET_PATH: Final = 107
 
 _EXAMPLES: Final = "unix:///run/vaccel/vaccel.sock, tcp://10.0.0.1:65500 or vsock://2:2048"
 
@@ -61,8 +59,8 @@ def _unix_problem(socket: str) -> str:
         return "its path must be without '.', '..' and doubled slashes"
     if socket.count("/") < 2:
         return "its socket must be in a folder of its own, which containers get"
-    if (size := len(socket.encode())) > _LONGEST_SOCKET_PATH:
-        return f"its path has {size} bytes, and a socket's has at most {_LONGEST_SOCKET_PATH}"
+    if (size := len(socket.encode())) > LONGEST_PATH_BYTES:
+        return f"its path has {size} bytes, and a socket's has at most {LONGEST_PATH_BYTES}"
     return ""
 
 

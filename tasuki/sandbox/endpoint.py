@@ -9,6 +9,7 @@ import grpc
 from grpc import aio
 
 from protos.deviceplugin.v1beta1 import api_pb2, api_pb2_grpc
+from tasuki.process.unix_sockets import CHANNEL_OPTIONS
 from tasuki.sandbox.allocation import in_no_order
 
 Request = TypeVar("Request")
@@ -21,15 +22,11 @@ PRE_START_SECONDS: Final = 30.0
 _REDIAL_MILLISECONDS: Final = 100
 
 _CHANNEL_OPTIONS: Final = (
-    # As the kubelet; grpcio would send the socket's path, which some servers refuse (grpc/grpc#38142).
-    ("grpc.default_authority", "localhost"),
+    *CHANNEL_OPTIONS,
     ("grpc.max_receive_message_length", RECEIVE_LIMIT_BYTES),
-    # A socket that was re-created under the same path is another server: share no connection with the old one.
-    ("grpc.use_local_subchannel_pool", 1),
     ("grpc.initial_reconnect_backoff_ms", _REDIAL_MILLISECONDS),
     ("grpc.min_reconnect_backoff_ms", _REDIAL_MILLISECONDS),
     ("grpc.max_reconnect_backoff_ms", _REDIAL_MILLISECONDS * 10),
-    ("grpc.enable_http_proxy", 0),
 )
 
 

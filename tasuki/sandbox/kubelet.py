@@ -13,6 +13,7 @@ from typing import Final, Self
 from grpc import aio
 
 from protos.deviceplugin.v1beta1 import api_pb2, api_pb2_grpc
+from tasuki.process.unix_sockets import LONGEST_PATH_BYTES
 from tasuki.sandbox.admission import UNEXPECTED_ADMISSION_ERROR, Admission, AdmittedContainer, HeldDevices
 from tasuki.sandbox.allocation import AdmissionError, choose, reserve
 from tasuki.sandbox.container_options import merge
@@ -24,7 +25,6 @@ from tasuki.sandbox.registration import RegistrationRefusedError, RegistrationSe
 from tasuki.sandbox.views import ResourceView
 
 SOCKET_NAME: Final = "kubelet.sock"
-SOCKET_PATH_BYTES: Final = 107  # sockaddr_un.sun_path without its closing zero
 
 
 class Kubelet:
@@ -98,9 +98,9 @@ class Kubelet:
         name alone, without devices, until their plugins register.
         """
         self.folder.mkdir(mode=0o750, parents=True, exist_ok=True)
-        if len(bytes(self.socket)) > SOCKET_PATH_BYTES:
+        if len(bytes(self.socket)) > LONGEST_PATH_BYTES:
             raise OSError(
-                f"{self.socket} is longer than {SOCKET_PATH_BYTES} bytes, which a socket's path cannot be; "
+                f"{self.socket} is longer than {LONGEST_PATH_BYTES} bytes, which a socket's path cannot be; "
                 "use a shorter folder"
             )
         for path in sorted(self.folder.iterdir()):

@@ -18,11 +18,12 @@ from deviceplugin.lifecycle import Surroundings, Ticker, socket_name
 from deviceplugin.metrics import Metrics
 from deviceplugin.offers import Offer, offer
 from deviceplugin.resources import Resource
-from deviceplugin.rivals import CHANNEL_OPTIONS, Rivals
+from deviceplugin.rivals import Rivals
 from protos.deviceplugin.v1beta1 import api_pb2
 from protos.deviceplugin.v1beta1.api_pb2_grpc import DevicePluginStub
 from tasuki.devices.model import Health, Slice, slices_of, unhealthy
 from tasuki.devices.preference import spread
+from tasuki.process.unix_sockets import CHANNEL_OPTIONS
 from tasuki.process.watching import FolderWatch
 from tasuki.sandbox.kubelet import Kubelet
 from tasuki.sandbox.views import ResourceView
