@@ -38,3 +38,30 @@ NFD_API_GROUP: Final = "nfd.k8s-sigs.io"
 NFD_API_VERSION: Final = "v1alpha1"
 NFD_NODE_NAME_LABEL: Final = "nfd.node.kubernetes.io/node-name"
 NODE_FEATURE_PREFIX: Final = "tasuki-features-for-"
+
+# What a user may write on a pod; the webhooks act on it, and name the nearest of these for any other of our domain.
+GPU_SLICE: Final = f"{DOMAIN}/gpu-slice"
+GPU_SHARING: Final = f"{DOMAIN}/gpu-sharing"
+GPU_DEVICES: Final = f"{DOMAIN}/gpu-devices"
+MODULES: Final = f"{DOMAIN}/modules"
+MODULES_CONTAINERS: Final = f"{DOMAIN}/modules-containers"
+VACCEL: Final = f"{DOMAIN}/vaccel"
+CACHE: Final = f"{DOMAIN}/cache"
+# The scheduler extender reads these; the webhooks only know that they exist.
+SPREAD: Final = f"{DOMAIN}/spread"
+PACK: Final = f"{DOMAIN}/pack"
+GPU_MEMORY: Final = f"{DOMAIN}/gpu-memory"
+OBJECTIVE: Final = f"{DOMAIN}/objective"
+# Which chain a pod belongs to; labels, so that its pods can be listed.
+DATAFLOW: Final = f"{DOMAIN}/dataflow"
+FUNCTION: Final = f"{DOMAIN}/function"
+
+# What Tasuki writes on a pod: the buckets of `CACHE`, sorted, each once, for the scheduler extender; and the devices
+# that the extender chose, which the Binding carries.
+CACHE_BUCKETS: Final = f"{DOMAIN}/cache-buckets"
+BOUND_DEVICES: Final = f"{DOMAIN}/devices"
+
+POD_ANNOTATIONS: Final = (
+    GPU_SLICE, GPU_SHARING, GPU_DEVICES, MODULES, MODULES_CONTAINERS, VACCEL, CACHE, SPREAD, PACK, GPU_MEMORY,
+    OBJECTIVE, DATAFLOW, FUNCTION, CACHE_BUCKETS, BOUND_DEVICES,
+)  # fmt: skip

@@ -1,0 +1,1 @@
+"""Mutating and validating admission: makes sharing, chaining and feeding accelerators transparent to pods."""

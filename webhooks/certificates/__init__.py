@@ -1,0 +1,1 @@
+"""The certificate that the webhooks serve with, issued and rotated here or taken from files."""

@@ -1,0 +1,1 @@
+"""The operator's one file that says what admission does."""
