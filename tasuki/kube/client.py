@@ -139,12 +139,12 @@ class Kube:
         await self._rest.close()
 
     async def node(self, name: str) -> Node:
-        return await self._call("GET", f"{_NODES}/{quote(name)}", Node, accept=_METADATA_ONLY.format(""))
+        return await self.call("GET", f"{_NODES}/{quote(name)}", Node, accept=_METADATA_ONLY.format(""))
 
     async def nodes_named(self, name: str) -> NodeList:
         """The node as a list of one or none, which has the resource version that a watch begins at."""
         query = urlencode({"fieldSelector": f"metadata.name={name}"})
-        return await self._call("GET", f"{_NODES}?{query}", NodeList, accept=_METADATA_ONLY.format("List"))
+        return await self.call("GET", f"{_NODES}?{query}", NodeList, accept=_METADATA_ONLY.format("List"))
 
     @asynccontextmanager
     async def watch_nodes_named(
@@ -156,30 +156,43 @@ class Kube:
             GoneError: The resource version is too old; list again.
             UnavailableError: The connection broke, or nothing at all came for `silence_seconds`.
         """
-        query = urlencode(
-            {
-                "fieldSelector": f"metadata.name={name}",
-                "watch": "true",
-                "allowWatchBookmarks": "true",
-                "resourceVersion": resource_version,
-                "timeoutSeconds": lasts_seconds,
-            }
-        )
-        accept = _METADATA_ONLY.format("")
-        async with self._open("GET", f"{_NODES}?{query}", {"Accept": accept}, None, silence_seconds) as response:
+        query = {
+            "fieldSelector": f"metadata.name={name}",
+            "resourceVersion": resource_version,
+            "timeoutSeconds": str(lasts_seconds),
+        }
+        async with self.watch(_NODES, query, silence_seconds, _METADATA_ONLY.format("")) as events:
+            yield events
+
+    @asynccontextmanager
+    async def watch(
+        self, path: str, query: Mapping[str, str], silence_seconds: float, accept: str = "application/json"
+    ) -> AsyncIterator[AsyncIterator[WatchEvent]]:
+        """Changes of a collection, with bookmarks, until the server ends the watch.
+
+        Args:
+            path: Of the collection, `/api/v1/nodes`.
+            query: At least resourceVersion; timeoutSeconds so that the server ends it before `silence_seconds`.
+
+        Raises:
+            GoneError: The resource version is too old; list again.
+            UnavailableError: The connection broke, or nothing at all came for `silence_seconds`.
+        """
+        asked = urlencode({**query, "watch": "true", "allowWatchBookmarks": "true"})
+        async with self._open("GET", f"{path}?{asked}", {"Accept": accept}, None, silence_seconds) as response:
             if response.status >= 400:
-                _refuse("GET", _NODES, response, await response.read())
+                _refuse("GET", path, response, await response.read())
             yield _watch_events(response)
 
     async def label_node(self, name: str, changes: Mapping[str, str | None]) -> Node:
         """Set labels, and remove those that are None; all others stay as they are."""
         body = {"metadata": {"labels": dict(changes)}}
         path = f"{_NODES}/{quote(name)}?fieldManager={FIELD_MANAGER}"
-        return await self._call("PATCH", path, Node, body, _METADATA_ONLY.format(""))
+        return await self.call("PATCH", path, Node, body, _METADATA_ONLY.format(""))
 
     async def accelerator_node(self, name: str) -> AcceleratorNode:
         """The published object; one that this version cannot read is answered as if it had no status."""
-        found = await self._call("GET", f"{_ACCELERATOR_NODES}/{quote(name)}", _AcceleratorNodeAsFound)
+        found = await self.call("GET", f"{_ACCELERATOR_NODES}/{quote(name)}", _AcceleratorNodeAsFound)
         try:
             status = msgspec.json.decode(found.status, type=AcceleratorNodeStatus)
         except msgspec.DecodeError:
@@ -197,7 +210,7 @@ class Kube:
         wanted = AcceleratorNode(metadata=ObjectMeta(name=node.metadata.name, owner_references=(owner,)))
         path = f"{_ACCELERATOR_NODES}?fieldManager={FIELD_MANAGER}"
         try:
-            await self._call("POST", path, _Anything, msgspec.to_builtins(wanted))
+            await self.call("POST", path, _Anything, msgspec.to_builtins(wanted))
         except NotFoundError as error:
             text = f"the cluster does not know {API_GROUP}/{API_VERSION} AcceleratorNode: apply manifests/crd"
             raise NotFoundError(text, error.status, error.reason) from error
@@ -205,33 +218,33 @@ class Kube:
     async def set_accelerator_node_status(self, name: str, status: AcceleratorNodeStatus) -> None:
         body = {"status": msgspec.to_builtins(status)}
         path = f"{_ACCELERATOR_NODES}/{quote(name)}/status?fieldManager={FIELD_MANAGER}"
-        await self._call("PATCH", path, _Anything, body)
+        await self.call("PATCH", path, _Anything, body)
 
     async def create_event(self, namespace: str, event: Mapping[str, object]) -> None:
-        await self._call("POST", _EVENTS.format(namespace), _Anything, event)
+        await self.call("POST", _EVENTS.format(namespace), _Anything, event)
 
     async def set_event_series(self, namespace: str, name: str, count: int, last_observed_time: str) -> None:
         body = {"series": {"count": count, "lastObservedTime": last_observed_time}}
-        await self._call("PATCH", f"{_EVENTS.format(namespace)}/{quote(name)}", _Anything, body)
+        await self.call("PATCH", f"{_EVENTS.format(namespace)}/{quote(name)}", _Anything, body)
 
     async def set_node_feature(self, wanted: NodeFeature) -> bool:
         """Put Node Feature Discovery's object into our namespace; False if it is there with the same labels."""
         path = _NODE_FEATURES.format(self.namespace)
         named = f"{path}/{quote(wanted.metadata.name)}"
         try:
-            found = await self._call("GET", named, _NodeFeatureAsFound)
+            found = await self.call("GET", named, _NodeFeatureAsFound)
         except NotFoundError:
-            await self._call("POST", f"{path}?fieldManager={FIELD_MANAGER}", _Anything, msgspec.to_builtins(wanted))
+            await self.call("POST", f"{path}?fieldManager={FIELD_MANAGER}", _Anything, msgspec.to_builtins(wanted))
             return True
         if found.spec.labels == wanted.spec.labels:
             return False
         version = found.metadata.resource_version
         metadata = msgspec.structs.replace(wanted.metadata, resource_version=version)
         body = msgspec.to_builtins(msgspec.structs.replace(wanted, metadata=metadata))
-        await self._call("PUT", f"{named}?fieldManager={FIELD_MANAGER}", _Anything, body)
+        await self.call("PUT", f"{named}?fieldManager={FIELD_MANAGER}", _Anything, body)
         return True
 
-    async def _call(
+    async def call(
         self,
         method: str,
         path: str,
@@ -239,6 +252,7 @@ class Kube:
         body: Mapping[str, object] | None = None,
         accept: str = "application/json",
     ) -> T:
+        """One request; `answer` is what its body is decoded to, and PATCH sends a JSON merge patch."""
         headers = {"Accept": accept}
         if body is not None:
             headers["Content-Type"] = MERGE_PATCH if method == "PATCH" else "application/json"
