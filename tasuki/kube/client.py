@@ -173,12 +173,14 @@ class Kube:
         Args:
             path: Of the collection, `/api/v1/nodes`.
             query: At least resourceVersion; timeoutSeconds so that the server ends it before `silence_seconds`.
+            silence_seconds: After which a connection counts as broken.
+            accept: In which form the objects are sent.
 
         Raises:
             GoneError: The resource version is too old; list again.
             UnavailableError: The connection broke, or nothing at all came for `silence_seconds`.
         """
-        asked = urlencode({**query, "watch": "true", "allowWatchBookmarks": "true"})
+        asked = urlencode({"watch": "true", "allowWatchBookmarks": "true", **query})
         async with self._open("GET", f"{path}?{asked}", {"Accept": accept}, None, silence_seconds) as response:
             if response.status >= 400:
                 _refuse("GET", path, response, await response.read())
