@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from deviceplugin.config.document import MAX_BYTES
-from deviceplugin.config.model import Config, ConfigError
+from deviceplugin.config.model import Config
 from deviceplugin.config.precedence import Overrides, load, notices
 from deviceplugin.settings import Fallback
 from tasuki.kube.names import NVIDIA_CONFIG_LABEL
+from tasuki.process.document import MAX_BYTES, ConfigError
 from tasuki.process.watching import FolderWatch
 
 # Symbolic links that lead to a file; more are a loop (Linux gives up at 40 too).

@@ -5,9 +5,7 @@ from typing import Any, Final
 
 import msgspec
 
-from deviceplugin.config import document, fpga, vaccel, values
-from deviceplugin.config.document import Node
-from deviceplugin.config.keys import Key, Table, described, each, fail, fields, items
+from deviceplugin.config import fpga, vaccel, values
 from deviceplugin.config.model import (
     AllocationPolicy,
     Config,
@@ -26,6 +24,9 @@ from deviceplugin.config.model import (
     SharingStrategy,
     TasukiOptions,
 )
+from tasuki.process import document
+from tasuki.process.document import Node
+from tasuki.process.keys import Key, Table, described, each, fail, fields, items
 
 SHARED_SUFFIX: Final = ".shared"
 

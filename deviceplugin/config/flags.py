@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from deviceplugin.config import file
-from deviceplugin.config.document import Node
-from deviceplugin.config.keys import Key, Table, shown
-from deviceplugin.config.model import Config, ConfigError
+from deviceplugin.config.model import Config
+from tasuki.process.document import ConfigError, Node
+from tasuki.process.keys import Key, Table
+from tasuki.process.sentences import shown
 
 
 def _text(text: str, name: str) -> Node:

@@ -5,11 +5,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final, Literal
 
 from deviceplugin.config import values
-from deviceplugin.config.document import Node
-from deviceplugin.config.keys import Key, Table, converted, described, each, fail, fields, items, join, mapping, shown
 from deviceplugin.config.model import (
     PROGRAMMING_BUDGET_SECONDS,
-    ConfigError,
     FpgaFunction,
     FpgaImplementation,
     FpgaOptions,
@@ -19,6 +16,9 @@ from deviceplugin.config.model import (
 )
 from deviceplugin.fpga import Family
 from tasuki.kube.names import FPGA_DOMAIN
+from tasuki.process.document import ConfigError, Node
+from tasuki.process.keys import Key, Table, converted, described, each, fail, fields, items, join, mapping
+from tasuki.process.sentences import alternatives, shown
 
 # A region of today's largest designs has tens of channels; far more is a slip of the pen.
 _MOST_CHANNELS: Final = 256
@@ -188,7 +188,7 @@ def _command(node: Node, path: str) -> tuple[str, ...]:
             raise fail(item, here, f"{described(item)}; a program's argument cannot hold a null character")
         unknown = [found for found in _PLACEHOLDER.findall(argument) if found not in _PLACEHOLDERS]
         if unknown:
-            raise fail(item, here, f"has {unknown[0]}; what is filled in is {values.alternatives(_PLACEHOLDERS)}")
+            raise fail(item, here, f"has {unknown[0]}; what is filled in is {alternatives(_PLACEHOLDERS)}")
     if _PLACEHOLDER.search(arguments[0]):
         raise fail(node, f"{path}[0]", f"is {shown(arguments[0])}; the program itself must be named")
     if not any("{image}" in argument for argument in arguments):
@@ -199,7 +199,7 @@ def _command(node: Node, path: str) -> tuple[str, ...]:
 def _families(node: Node, path: str) -> tuple[Family, ...]:
     found: tuple[Family, ...] = each(node, path, values.choice(Family))
     if not found:
-        raise fail(node, path, f"is an empty list; it must name {values.alternatives(Family)}")
+        raise fail(node, path, f"is an empty list; it must name {alternatives(Family)}")
     return tuple(dict.fromkeys(found))
 
 

@@ -12,18 +12,6 @@ from deviceplugin.fpga import Family
 PROGRAMMING_BUDGET_SECONDS: Final = 25.0
 
 
-class ConfigError(ValueError):
-    """What is given does not make a configuration.
-
-    Attributes:
-        problems: One sentence for each thing that is wrong, in the order of the file.
-    """
-
-    def __init__(self, *problems: str) -> None:
-        super().__init__("; ".join(problems))
-        self.problems = problems
-
-
 class MigStrategy(StrEnum):
     """How MIG devices are offered: not at all, as ordinary GPUs, or as a resource for each profile."""
 

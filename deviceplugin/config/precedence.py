@@ -6,11 +6,9 @@ from typing import Any, Literal
 import msgspec
 
 from deviceplugin.config import file
-from deviceplugin.config.keys import shown
 from deviceplugin.config.model import (
     AllocationPolicy,
     Config,
-    ConfigError,
     DeviceIdStrategy,
     DeviceListStrategy,
     MigStrategy,
@@ -18,6 +16,8 @@ from deviceplugin.config.model import (
     SharingStrategy,
 )
 from deviceplugin.config.values import is_subdomain
+from tasuki.process.document import ConfigError
+from tasuki.process.sentences import shown
 
 
 class Overrides(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,9 +4,9 @@ import re
 from typing import Final
 
 from deviceplugin.config import values
-from deviceplugin.config.document import Node
-from deviceplugin.config.keys import Key, Table, described, each, fail, fields, items
 from deviceplugin.config.model import VaccelAgent, VaccelOptions
+from tasuki.process.document import Node
+from tasuki.process.keys import Key, Table, described, each, fail, fields, items
 from tasuki.process.unix_sockets import LONGEST_PATH_BYTES
 
 _MOST_SESSIONS: Final = values.MOST_REPLICAS

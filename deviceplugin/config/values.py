@@ -1,14 +1,15 @@
 """What single values of the configuration can be, and the sentences that refuse the others."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Final, Literal, TypeVar
 
-from deviceplugin.config.document import Node
-from deviceplugin.config.keys import described, fail, shown
 from deviceplugin.config.model import DeviceListStrategy
 from tasuki.kube.names import NVIDIA_DOMAIN
+from tasuki.process.document import Node
+from tasuki.process.keys import described, fail
+from tasuki.process.sentences import alternatives, shown
 
 _Choice = TypeVar("_Choice", bound=StrEnum)
 
@@ -140,11 +141,6 @@ def choice(enum: type[_Choice]) -> Callable[[Node, str], _Choice]:
         return enum(node.value)
 
     return convert
-
-
-def alternatives(values: Iterable[str]) -> str:
-    *others, last = (str(value) for value in values)
-    return f"{', '.join(others)} or {last}" if others else last
 
 
 def number(at_least: float, at_most: float, *, or_zero: bool = False) -> Callable[[Node, str], float]:

@@ -8,10 +8,10 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
-from deviceplugin.config import document
-from deviceplugin.config.document import Node
-from deviceplugin.config.keys import mapping, shown
-from deviceplugin.config.model import ConfigError
+from tasuki.process import document
+from tasuki.process.document import ConfigError, Node
+from tasuki.process.keys import mapping
+from tasuki.process.sentences import shown
 
 _SHIPPED: Final = Path(__file__).parent.parent / "machines"
 

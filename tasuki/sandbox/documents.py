@@ -8,9 +8,8 @@ from typing import Final
 import yaml
 
 # How kubectl reads a word: `1:30` is no number, `y` is true.
-from deviceplugin.config.document import Scalar, scalar
-from deviceplugin.config.keys import shown
-from deviceplugin.config.model import ConfigError
+from tasuki.process.document import ConfigError, Scalar, scalar
+from tasuki.process.sentences import shown
 
 # etcd refuses a larger object.
 MAX_BYTES: Final = 1024 * 1024

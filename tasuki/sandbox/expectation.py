@@ -12,9 +12,8 @@ from deviceplugin import fpga_plan
 from deviceplugin import resources as gpu_plan
 from deviceplugin import settings as plugin_settings
 from deviceplugin.config import precedence
-from deviceplugin.config.document import MAX_BYTES
 from deviceplugin.config.kinds import FPGA, GPU, VACCEL
-from deviceplugin.config.model import Config, ConfigError, FpgaOptions, VaccelTransport
+from deviceplugin.config.model import Config, FpgaOptions, VaccelTransport
 from deviceplugin.discovery import source_for
 from deviceplugin.discovery.description import DescriptionError
 from deviceplugin.discovery.fpga import FpgaSource
@@ -26,6 +25,7 @@ from deviceplugin.programming.images import ImageError, names
 from deviceplugin.resources import Resource
 from deviceplugin.vaccel import SESSION, FoundAgent, misfits
 from tasuki.devices.model import HEALTHY, Device, Slice, slices_of
+from tasuki.process.document import MAX_BYTES, ConfigError
 
 _CONFIG_FOLDER: Final = "CONFIG_FILE_SRCDIR"
 

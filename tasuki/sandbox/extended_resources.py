@@ -4,7 +4,7 @@ import re
 from fractions import Fraction
 from typing import Final
 
-from deviceplugin.config.keys import shown
+from tasuki.process.sentences import shown
 
 _NATIVE: Final = "kubernetes.io/"
 _QUOTA_PREFIX: Final = "requests."

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Final, get_args
 
 import msgspec
 
-from deviceplugin.config.keys import shown
+from tasuki.process.sentences import shown
 
 # How alike an unknown key and one that is read are when the one is a slip for the other (difflib's ratio).
 _ALIKE: Final = 0.75

@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from deviceplugin.config.keys import shown
+from tasuki.process.sentences import shown
 from tasuki.sandbox import documents, manifests
 from tasuki.sandbox.extended_resources import (
     QuantityError,

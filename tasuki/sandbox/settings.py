@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, get_args
 
-from deviceplugin.config.keys import shown
 from deviceplugin.config.model import DeviceListStrategy
-from deviceplugin.config.values import alternatives
 from deviceplugin.discovery import fpga_trees
 from deviceplugin.discovery.description import shipped
+from tasuki.process.sentences import alternatives, shown
 
 Output = Literal["table", "json"]
 

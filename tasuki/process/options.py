@@ -1,0 +1,151 @@
+"""Settings from a command line and an environment, where a flag goes before its variable."""
+
+import argparse
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from tasuki.process.sentences import alternatives, nearest, shown
+
+# What the kubelet adds for each Service whose name begins with `tasuki` (Kubernetes: environment variables).
+_SERVICE_LINK: Final = re.compile(
+    r"TASUKI_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
+)
+_SERVICE_LINK_URL: Final = re.compile(r"(tcp|udp|sctp)://")
+_NEAR: Final = 0.6
+
+
+class OptionError(ValueError):
+    """What is given is no setting, or not a possible one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """A setting that a flag and an environment variable can give.
+
+    Attributes:
+        field: Of the service's settings.
+        name: Of the flag, without its dashes.
+        read: Makes the value of a text that is not empty; raises ValueError with what it must be.
+        help: With the default.
+        empty: What an empty text means; None if it is as if nothing were given.
+        is_list: May be repeated on the command line.
+    """
+
+    field: str
+    name: str
+    variable: str
+    read: Callable[[str], Any]
+    help: str
+    empty: tuple[Any] | None = None
+    is_list: bool = False
+
+    def add_to(self, group: argparse._ArgumentGroup) -> None:
+        group.add_argument(
+            f"--{self.name}",
+            action="append" if self.is_list else "store",
+            help=f"{self.help} [{self.variable}]".replace("%", "%%"),
+            metavar="VALUE",
+        )
+
+
+def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> Mapping[str, str]:
+    """What is on the command line, by the name of its flag; a repeated list joined with commas.
+
+    Raises:
+        SystemExit: With 2 and the nearest flag on standard error if one is unknown, with 0 after `--help`.
+    """
+    namespace, unknown = parser.parse_known_args(argv)
+    if unknown:
+        known = [name for name in parser._option_string_actions if name.startswith("--")]  # noqa: SLF001 - no other way
+        near = nearest(unknown[0].partition("=")[0], known, alike=_NEAR)
+        parser.error(f"unknown argument {unknown[0]}" + (f"; did you mean {near}?" if near else ""))
+    return {
+        name.replace("_", "-"): ",".join(value) if isinstance(value, list) else value
+        for name, value in vars(namespace).items()
+        if value is not None
+    }
+
+
+def fields(options: Iterable[Option], given: Mapping[str, str], environ: Mapping[str, str]) -> dict[str, Any]:
+    """The settings that flags and variables give.
+
+    Raises:
+        OptionError: Naming the flag or variable, its value and what it must be.
+    """
+    found: dict[str, Any] = {}
+    for option in options:
+        name, text = option.variable, environ.get(option.variable)
+        if option.name in given:
+            name, text = f"--{option.name}", given[option.name]
+        if text is None:
+            continue
+        if text:
+            try:
+                found[option.field] = option.read(text)
+            except ValueError as error:
+                raise OptionError(f"{name} is {shown(text)}; it must be {error}") from None
+        elif option.empty is not None:
+            found[option.field] = option.empty[0]
+    return found
+
+
+def check_variables(environ: Mapping[str, str], known: Sequence[str], passed_over: Callable[[str], bool]) -> None:
+    """Refuse a variable that begins like ours and is not, as it is most likely a slip.
+
+    Raises:
+        OptionError: Naming it and the nearest one.
+    """
+    for name in sorted(environ):
+        if not name.startswith("TASUKI_") or name in known or passed_over(name):
+            continue
+        if not _is_service_link(name, environ[name]):
+            raise OptionError(f"{name} is not a known environment variable; the nearest is {nearest(name, known)}")
+
+
+def _is_service_link(name: str, value: str) -> bool:
+    """Links named just `_PORT` are told from slips by their value."""
+    if _SERVICE_LINK.fullmatch(name):
+        return True
+    return name.endswith("_PORT") and _SERVICE_LINK_URL.match(value) is not None
+
+
+def words(text: str) -> tuple[str, ...]:
+    return tuple(word for word in (part.strip() for part in text.split(",")) if word)
+
+
+def one_of(values: Iterable[str]) -> Callable[[str], str]:
+    """Reads one of the words, in lower case whatever the case it is written in."""
+    known = tuple(values)
+
+    def read(text: str) -> str:
+        if text.lower() not in known:
+            raise ValueError(alternatives(known))
+        return text.lower()
+
+    return read
+
+
+def path(text: str) -> Path:
+    if "\0" in text:
+        raise ValueError("a path")
+    return Path(text)
+
+
+def address(example: str, without: str) -> Callable[[str], tuple[str, int]]:
+    """Reads host and port; `:9422` is every address.
+
+    Args:
+        example: A port, for the sentence that refuses.
+        without: What an empty text is said to mean.
+    """
+
+    def read(text: str) -> tuple[str, int]:
+        match = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([^:\[\]]*)):([0-9]{1,5})", text)
+        if match is None or int(match[3]) > 65535:
+            raise ValueError(f"host:port, such as 0.0.0.0:{example} or [::]:{example}{without}")
+        return match[1] or match[2] or "0.0.0.0", int(match[3])  # noqa: S104 - the operator asked for it
+
+    return read
