@@ -1,0 +1,120 @@
+"""The whole decision: a pod and a scene go through every mutation, or through every check, to one outcome."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import msgspec
+
+from webhooks.editing import ReservedNameError
+from webhooks.mutations.annotations import unknown_annotations
+from webhooks.mutations.cache import cache
+from webhooks.mutations.chains import chains
+from webhooks.mutations.cpu_only import cpu_only
+from webhooks.mutations.gpu_slices import gpu_slices
+from webhooks.mutations.modules import modules
+from webhooks.mutations.protection import check_protection, protection
+from webhooks.mutations.shared_nodes import shared_nodes
+from webhooks.mutations.team_priority import check_team_priority, team_priority
+from webhooks.mutations.tolerations import tolerations
+from webhooks.mutations.vaccel import vaccel
+from webhooks.patch import Operation, Operations, apply
+from webhooks.pod import Pod
+from webhooks.scene import Mutation, RefusedError, Scene
+from webhooks.wire import without_nulls
+
+Stages = Sequence[tuple[str, Mutation]]
+
+# In an order in which each sees what it depends on: first what decides which devices a pod asks for, then what follows
+# from that, then what keeps pods from reaching round it, and last how urgent the pod is.
+MUTATIONS: Final[Stages] = (
+    ("annotations", unknown_annotations),
+    ("vaccel", vaccel),
+    ("gpu-slice", gpu_slices),
+    ("gpu-sharing", shared_nodes),
+    ("tolerations", tolerations),
+    ("modules", modules),
+    ("cache", cache),
+    ("chain", chains),
+    ("protection", protection),
+    ("cpu-only", cpu_only),
+    ("team-priority", team_priority),
+)
+
+# What must hold of the pod as every webhook has left it.
+CHECKS: Final[Stages] = (
+    ("protection", check_protection),
+    ("team-priority", check_team_priority),
+)
+
+# Where we never have a say, so that a cluster can always be repaired.
+_MIRROR_POD: Final = "kubernetes.io/config.mirror"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What becomes of a pod.
+
+    Attributes:
+        refusal: Empty if it is admitted.
+        changed: Which mutations changed it.
+        refused_by: Which one refused it; empty if none did.
+        notes: For the audit log.
+    """
+
+    operations: Operations = ()
+    warnings: Sequence[str] = ()
+    notes: Mapping[str, str] = field(default_factory=dict)
+    changed: Sequence[str] = ()
+    refusal: str = ""
+    refused_by: str = ""
+
+
+UNTOUCHED: Final = Outcome()
+
+_pods: Final = msgspec.json.Decoder(Pod)
+
+
+def review(content: msgspec.Raw | bytes, scene: Scene, stages: Stages = MUTATIONS) -> Outcome:
+    """Decide on a pod as the API server sent it."""
+    try:
+        pod, document = _read(content)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return Outcome(refusal=f"this is no Pod that Kubernetes would take: {error}", refused_by="decoding")
+    if _MIRROR_POD in pod.metadata.annotations:
+        return UNTOUCHED
+    operations: list[Operation] = []
+    warnings: list[str] = []
+    notes: dict[str, str] = {}
+    changed: list[str] = []
+    for name, stage in stages:
+        try:
+            change = stage(pod, scene)
+        except (RefusedError, ReservedNameError) as error:
+            return Outcome(warnings=warnings, notes=notes, refusal=str(error), refused_by=name)
+        warnings += change.warnings
+        notes.update(change.notes)
+        if change.operations:
+            changed.append(name)
+            operations += change.operations
+            document = apply(_document(content) if document is None else document, change.operations)
+            pod = msgspec.convert(document, Pod)
+    if not (operations or warnings or notes):
+        return UNTOUCHED
+    if changed:
+        notes["changed"] = ",".join(changed)
+    return Outcome(operations=tuple(operations), warnings=warnings, notes=notes, changed=changed)
+
+
+def _read(content: msgspec.Raw | bytes) -> tuple[Pod, Any]:
+    """The pod, and the document that it was made from if that had to be made."""
+    try:
+        return _pods.decode(content), None
+    except msgspec.ValidationError:
+        # Nulls are all that a well-formed pod can have and we do not read.
+        document = _document(content)
+        return msgspec.convert(document, Pod), document
+
+
+def _document(content: msgspec.Raw | bytes) -> Any:
+    return without_nulls(msgspec.json.decode(content))

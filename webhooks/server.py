@@ -1,0 +1,242 @@
+"""Reviews over HTTPS: the application that answers them, and the server that it runs in."""
+
+import asyncio
+import logging
+import socket
+import ssl
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from contextlib import contextmanager
+from time import perf_counter
+from typing import Any, Final
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from webhooks import wire
+from webhooks.metrics import Metrics
+from webhooks.review import CHECKS, MUTATIONS, Outcome, Stages, review
+from webhooks.world import World
+
+log: Final = logging.getLogger(__name__)
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+# The API server gives a webhook at most 30 seconds; what has not come by then never will.
+_BODY_SECONDS: Final = 30.0
+_FIRST_BYTES_SECONDS: Final = 10.0
+# Longer than the 90 seconds for which Go's HTTP client keeps an idle connection, so that it is never we who close one
+# that the API server is about to use (net/http, DefaultTransport.IdleConnTimeout).
+_IDLE_SECONDS: Final = 120
+
+_JSON: Final = (b"content-type", b"application/json")
+_TEXT: Final = (b"content-type", b"text/plain; charset=utf-8")
+
+_PATHS: Final[dict[str, tuple[str, Stages]]] = {
+    "/mutate": ("mutate", MUTATIONS),
+    "/validate": ("validate", CHECKS),
+}
+
+
+class _RequestError(Exception):
+    """A request that gets an HTTP error: status, text and what to count it as."""
+
+    def __init__(self, status: int, text: str, outcome: str = "bad-request") -> None:
+        super().__init__(text)
+        self.status = status
+        self.outcome = outcome
+
+
+class Application:
+    """An ASGI application that answers AdmissionReviews.
+
+    Decisions take microseconds and are made between two turns of the loop; no call leaves the process.
+    """
+
+    def __init__(self, world: World, metrics: Metrics) -> None:
+        self._world: Final = world
+        self._metrics: Final = metrics
+        self._seconds: Final = {name: metrics.seconds.labels(name) for name, _ in _PATHS.values()}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        webhook, stages = _PATHS.get(scope["path"], ("", ()))
+        if not webhook:
+            await _refuse(send, scope, _RequestError(404, f"there is nothing here; try {' or '.join(_PATHS)}"))
+            return
+        try:
+            content = await _body(scope, receive)
+            started = perf_counter()
+            answer = self._answer(webhook, stages, content)
+            self._seconds[webhook].observe(perf_counter() - started)
+        except _RequestError as error:
+            self._metrics.reviews.labels(webhook, error.outcome).inc()
+            await _refuse(send, scope, error)
+            return
+        await _reply(send, 200, answer, _JSON)
+
+    def _answer(self, webhook: str, stages: Stages, content: bytes) -> bytes:
+        try:
+            asked = wire.request(content)
+        except wire.ReviewError as error:
+            raise _RequestError(400, str(error)) from error
+        if not asked.creates_pod:
+            return self._passed(webhook, asked.uid, "passed")
+        if not self._world.has_policy:
+            raise _RequestError(503, "no policy has been read yet; see /readyz", "error")
+        scene = self._world.scene(asked.namespace or "")
+        if scene is None:
+            return self._passed(webhook, asked.uid, "exempt")
+        try:
+            outcome = review(asked.object, scene, stages)
+        except Exception as error:
+            # Whether the pod gets in untouched or not at all is the failurePolicy's to say.
+            log.exception("a review failed webhook=%s namespace=%s name=%s", webhook, asked.namespace, asked.name)
+            text = f"Tasuki could not review this pod, which is a defect of Tasuki: {type(error).__name__}"
+            raise _RequestError(500, text, "error") from error
+        return self._encoded(webhook, asked.uid, outcome)
+
+    def _passed(self, webhook: str, uid: str, outcome: str) -> bytes:
+        self._metrics.reviews.labels(webhook, outcome).inc()
+        return wire.allowed(uid)
+
+    def _encoded(self, webhook: str, uid: str, outcome: Outcome) -> bytes:
+        metrics = self._metrics
+        if outcome.refusal:
+            metrics.reviews.labels(webhook, "refused").inc()
+            metrics.mutations.labels(outcome.refused_by, "refused").inc()
+            return wire.refused(uid, outcome.refusal, outcome.warnings, outcome.notes)
+        metrics.reviews.labels(webhook, "patched" if outcome.operations else "untouched").inc()
+        for name in outcome.changed:
+            metrics.mutations.labels(name, "changed").inc()
+        return wire.allowed(uid, outcome.operations, outcome.warnings, outcome.notes)
+
+
+async def _body(scope: Scope, receive: Receive) -> bytes:
+    """The whole body of a POST of JSON."""
+    if scope["method"] != "POST":
+        raise _RequestError(405, f"{scope['method']} is not answered; send an AdmissionReview by POST")
+    headers: dict[bytes, bytes] = dict(scope["headers"])
+    kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+    if kind != b"application/json":
+        raise _RequestError(415, f"the content type is {kind.decode('latin-1')!r}; it must be application/json")
+    length = headers.get(b"content-length", b"")
+    if length.isdigit() and int(length) > wire.MOST_BYTES:
+        raise _too_large(int(length))
+    pieces: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(_BODY_SECONDS):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise _RequestError(400, "the connection ended within the body")
+                piece: bytes = message.get("body", b"")
+                size += len(piece)
+                if size > wire.MOST_BYTES:
+                    raise _too_large(size)
+                pieces.append(piece)
+                if not message.get("more_body", False):
+                    return b"".join(pieces) if len(pieces) > 1 else piece
+    except TimeoutError:
+        raise _RequestError(408, f"the body did not come within {_BODY_SECONDS:.0f} seconds") from None
+
+
+def _too_large(size: int) -> _RequestError:
+    return _RequestError(413, f"the body is {size} bytes or more; at most {wire.MOST_BYTES} are read", "too-large")
+
+
+async def _refuse(send: Send, scope: Scope, error: _RequestError) -> None:
+    log.warning("request refused path=%s status=%d reason=%r", scope["path"], error.status, str(error))
+    # What is left of the body is not waited for.
+    await _reply(send, error.status, f"{error}\n".encode(), _TEXT, (b"connection", b"close"))
+
+
+async def _reply(send: Send, status: int, body: bytes, *headers: tuple[bytes, bytes]) -> None:
+    length = (b"content-length", str(len(body)).encode())
+    await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
+    await send({"type": "http.response.body", "body": body})
+
+
+class _Protocol(HttpToolsProtocol):
+    """uvicorn's, which waits for ever for the first request of a connection; here that has a limit, too."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._first_bytes = self.loop.call_later(_FIRST_BYTES_SECONDS, self._close_unused)
+
+    def on_headers_complete(self) -> None:
+        self._first_bytes.cancel()
+        super().on_headers_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._first_bytes.cancel()
+        super().connection_lost(exc)
+
+    def _close_unused(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.close()
+
+
+class _Uvicorn(uvicorn.Server):
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals are the process's, not the server's."""
+        yield
+
+
+class ReviewServer:
+    """Serves an application over TLS until told to stop, and then until every review in flight is answered.
+
+    Args:
+        address: Host and port; port 0 lets the system choose, see `port`.
+        finish_seconds: How long reviews in flight may take after `stop`.
+
+    Raises:
+        OSError: Nothing can listen there.
+    """
+
+    def __init__(
+        self, application: Application, address: tuple[str, int], context: ssl.SSLContext, finish_seconds: int = 15
+    ) -> None:
+        self._socket = _listening(address)
+        config = uvicorn.Config(
+            application,
+            http=_Protocol,
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            date_header=False,
+            timeout_keep_alive=_IDLE_SECONDS,
+            timeout_graceful_shutdown=finish_seconds,
+        )
+        config.load()
+        config.ssl = context
+        self._server = _Uvicorn(config)
+
+    @property
+    def port(self) -> int:
+        return int(self._socket.getsockname()[1])
+
+    async def run(self) -> None:
+        """Serve until `stop`; ends when the last review is answered."""
+        log.info("serving reviews port=%d paths=%s", self.port, ",".join(_PATHS))
+        await self._server.serve(sockets=[self._socket])
+
+    def stop(self) -> None:
+        """Take no more connections, and let `run` end."""
+        self._server.should_exit = True
+
+
+def _listening(address: tuple[str, int]) -> socket.socket:
+    host, port = address
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=1024, dualstack_ipv6=False)
+    except OSError as error:
+        raise OSError(f"cannot serve reviews on {host} port {port}: {error}; choose another address") from error
