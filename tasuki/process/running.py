@@ -29,9 +29,13 @@ class Heartbeat:
         return time.monotonic() - self._last < _STUCK_SECONDS
 
 
-def run_until_stopped(service: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
+def run_until_stopped(
+    service: Callable[[asyncio.Event], Coroutine[Any, Any, None]],
+    new_loop: Callable[[], asyncio.AbstractEventLoop] | None = None,
+) -> None:
     """Run `service(stop)` in a new event loop; SIGTERM and SIGINT set `stop`, a second one ends at once."""
-    asyncio.run(_with_signals(service))
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(_with_signals(service))
 
 
 async def _with_signals(service: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
