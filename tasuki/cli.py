@@ -11,6 +11,7 @@ from tasuki import __version__
 # Each service's `main(argv)` parses its own flags; nothing is imported before it is asked for.
 SERVICES: Final = {
     "deviceplugin": ("deviceplugin.__main__", "serve this node's accelerators to its kubelet"),
+    "webhooks": ("webhooks.__main__", "admit pods: give them what accelerators, caches and modules take"),
     "sandbox": ("tasuki.sandbox.__main__", "run pods on simulated or real accelerators without a cluster"),
 }
 

