@@ -1,10 +1,8 @@
 """The configuration in force: read from a file or a folder of them, and again whenever the content changes."""
 
 import asyncio
-import errno
 import hashlib
 import os
-import stat
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,17 +12,12 @@ from deviceplugin.config.model import Config
 from deviceplugin.config.precedence import Overrides, load, notices
 from deviceplugin.settings import Fallback
 from tasuki.kube.names import NVIDIA_CONFIG_LABEL
-from tasuki.process.document import MAX_BYTES, ConfigError
+from tasuki.process.document import ConfigError
+from tasuki.process.file_source import content_of, folders_of
 from tasuki.process.watching import FolderWatch
-
-# Symbolic links that lead to a file; more are a loop (Linux gives up at 40 too).
-_LONGEST_CHAIN: Final = 40
 
 # A file that changes at every look is taken as it is after so many.
 _MOST_LOOKS: Final = 10
-
-# NVIDIA's config-manager links to /dev/null for a node without a configuration.
-_NULL_DEVICE: Final = os.makedev(1, 3)
 
 _NAMED_FALLBACK: Final = "default"
 
@@ -195,7 +188,7 @@ class _Selection:
 
 
 def _look_into(folder: Path, origin: Origin, choice: str | None) -> _Reading:
-    watched = (folder, *_links(folder))
+    watched = (folder, *folders_of(folder))
     try:
         names = _names(folder)
     except OSError as error:
@@ -251,41 +244,9 @@ def _by_name(wanted: str, names: list[str], how: str, by: str) -> _Selection:
 
 
 def _look_at(path: Path, origin: str) -> _Reading:
-    watched = _links(path)
+    watched = folders_of(path)
     try:
-        return _Reading(origin, _content(path), watched=watched)
+        return _Reading(origin, content_of(path), watched=watched)
     except OSError as error:
         reason = error.strerror or str(error)
         return _Reading(origin, problem=f"cannot be read: {reason}", watched=watched)
-
-
-def _content(path: Path) -> bytes:
-    """At most one byte more than a configuration may have. Never waits, not even for a named pipe."""
-    with open(path, "rb", opener=_without_waiting) as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode) and status.st_rdev != _NULL_DEVICE:
-            raise OSError(errno.EINVAL, "it is not a file")
-        return file.read(MAX_BYTES + 1)
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
-
-
-def _links(path: Path) -> tuple[Path, ...]:
-    """The folders in which a change can change the file: that of each link on the way to it, and its own."""
-    folders: list[Path] = []
-    current = Path.cwd() / path
-    for _ in range(_LONGEST_CHAIN):
-        # From the root on, so that `..` in a link's target is seen from a folder that is no link itself.
-        steps = (*reversed(current.parents), current)
-        link = next((step for step in steps if os.path.islink(step)), None)  # noqa: PTH114 - never raises
-        if link is None:
-            break
-        folders.append(link.parent)
-        try:
-            target = Path(os.path.normpath(link.parent / link.readlink()))
-        except OSError:
-            break  # being replaced just now, which wakes whoever watches its folder
-        current = target / current.relative_to(link)
-    return tuple(dict.fromkeys((*folders, current.parent)))

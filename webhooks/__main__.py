@@ -147,14 +147,14 @@ def _certificate(
             "give KUBECONFIG, or mount a certificate and name its folder with --tls-dir"
         )
     name = settings.webhook_configuration
-    order = Order(
-        secret=settings.tls_secret,
-        names=settings.names(namespace),
-        configurations=(
-            Configuration("MutatingWebhookConfiguration", name),
-            Configuration("ValidatingWebhookConfiguration", name),
-        ),
+    configurations = (
+        Configuration("MutatingWebhookConfiguration", name),
+        Configuration("ValidatingWebhookConfiguration", name),
     )
+    try:
+        order = Order(settings.tls_secret, settings.names(namespace), configurations)
+    except ValueError as error:
+        raise StartError(str(error)) from error
     return IssuedCertificate(kube, live, order, outlets, IssuedPace(_uniform))
 
 

@@ -6,9 +6,12 @@ that is wanted.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
 
-from webhooks.patch import Operation, Operations, add, append, covers, plain, pointer, replace, set_keys
-from webhooks.pod import EnvVar, Place, Pod, Toleration, Volume, VolumeMount
+from webhooks.patch import Operation, Operations, add, append, covers, plain, replace, set_keys
+from webhooks.pod import EnvVar, Place, Pod, Requirement, Toleration, Volume, VolumeMount
+
+_EQUAL: Final = frozenset({"", "Equal"})
 
 
 class ReservedNameError(Exception):
@@ -94,7 +97,9 @@ def includes(wide: Toleration, narrow: Toleration) -> bool:
         return False
     if wide.operator == "Exists":
         return wide.key in ("", narrow.key)
-    return narrow.operator != "Exists" and (wide.key, wide.value) == (narrow.key, narrow.value)
+    # Gt and Lt, which are alpha, compare the taint's value: they include only what is written alike.
+    alike = wide.operator == narrow.operator or {wide.operator, narrow.operator} <= _EQUAL
+    return alike and (wide.key, wide.value) == (narrow.key, narrow.value)
 
 
 def set_labels(pod: Pod, wanted: Mapping[str, str]) -> Operations:
@@ -110,39 +115,48 @@ def set_node_selector(pod: Pod, wanted: Mapping[str, str]) -> Operations:
 
 
 def require_labels(pod: Pod, wanted: Mapping[str, Sequence[str]]) -> Operations:
-    """Let the pod run only on nodes where each of these labels has one of its values.
+    """Let the pod run only on nodes where each of these labels has one of its values."""
+    return require(
+        pod, [Requirement(key=key, operator="In", values=tuple(sorted(values))) for key, values in wanted.items()]
+    )
 
-    A single value becomes part of the node selector. Several become an expression in every term of the required node
+
+def require(pod: Pod, wanted: Iterable[Requirement]) -> Operations:
+    """Let the pod run only on nodes that meet all of these requirements.
+
+    A single value becomes part of the node selector. All else becomes expressions in every term of the required node
     affinity, of which one term must hold.
     """
-    single = {key: values[0] for key, values in wanted.items() if len(values) == 1}
-    expressions = [
-        {"key": key, "operator": "In", "values": sorted(values)} for key, values in wanted.items() if len(values) > 1
-    ]
-    return (*set_node_selector(pod, single), *_require(pod, expressions))
+    single: dict[str, str] = {}
+    expressions: list[Requirement] = []
+    for requirement in wanted:
+        if requirement.operator == "In" and len(requirement.values) == 1:
+            single[requirement.key] = requirement.values[0]
+        else:
+            expressions.append(requirement)
+    return (*set_node_selector(pod, single), *_add_expressions(pod, expressions))
 
 
-def _require(pod: Pod, expressions: Sequence[Mapping[str, object]]) -> Operations:
+def _add_expressions(pod: Pod, expressions: Sequence[Requirement]) -> Operations:
     if not expressions:
         return ()
     path = "/spec/affinity"
     affinity = pod.spec.affinity
-    term = {"nodeSelectorTerms": [{"matchExpressions": list(expressions)}]}
-    required = {"requiredDuringSchedulingIgnoredDuringExecution": term}
+    selector = {"nodeSelectorTerms": [{"matchExpressions": expressions}]}
+    required = {"requiredDuringSchedulingIgnoredDuringExecution": selector}
     if affinity is None:
         return (add(path, {"nodeAffinity": required}),)
     if affinity.node_affinity is None:
         return (add(f"{path}/nodeAffinity", required),)
-    path = f"{path}/nodeAffinity{pointer('requiredDuringSchedulingIgnoredDuringExecution')}"
-    selector = affinity.node_affinity.required_during_scheduling_ignored_during_execution
-    if selector is None or not selector.node_selector_terms:
-        return (add(path, term),)
+    path = f"{path}/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution"
+    found = affinity.node_affinity.required_during_scheduling_ignored_during_execution
+    if found is None:
+        return (add(path, selector),)
     made: list[Operation] = []
-    for index, each in enumerate(selector.node_selector_terms):
+    for index, term in enumerate(found.node_selector_terms):
         # A term that is empty matches no node, and must not begin to.
-        if not each.match_expressions and not each.match_fields:
-            continue
-        there = [plain(expression) for expression in each.match_expressions]
-        missing = [expression for expression in expressions if expression not in there]
-        made += append(f"{path}/nodeSelectorTerms/{index}/matchExpressions", there, missing)
+        if term.match_expressions or term.match_fields:
+            there = term.match_expressions
+            missing = [each for each in expressions if each not in there]
+            made += append(f"{path}/nodeSelectorTerms/{index}/matchExpressions", there, missing)
     return tuple(made)

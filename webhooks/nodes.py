@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from webhooks.pod import Pod
+from webhooks.pod import Pod, Toleration
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -46,7 +46,8 @@ class AcceleratorNodes(Protocol):
     def label_values(self, resource: str, wanted: Mapping[str, str]) -> Mapping[str, Sequence[str]] | None:
         """The values, sorted, that these labels have on nodes which offer `resource`.
 
-        `wanted` gives a glob for each label; only nodes count on which every label matches. None if there is none.
+        `wanted` gives a glob for each label; only nodes count on which every label suits its glob, as in a policy's
+        slice offers: one after `!` must not match. None if there is no such node.
         """
 
     def taints(self, resource: str) -> Sequence[Taint]:
@@ -54,3 +55,13 @@ class AcceleratorNodes(Protocol):
 
     def could_land(self, pod: Pod) -> bool:
         """Whether the pod's tolerations, node selector and required node affinity admit it to one of the nodes."""
+
+
+def tolerates(toleration: Toleration, taint: Taint) -> bool:
+    """As the scheduler decides it; the alpha operators Gt and Lt tolerate nothing.
+
+    https://github.com/kubernetes/kubernetes/blob/master/staging/src/k8s.io/api/core/v1/toleration.go
+    """
+    if toleration.effect not in ("", taint.effect) or toleration.key not in ("", taint.key):
+        return False
+    return toleration.operator == "Exists" or (toleration.operator in ("", "Equal") and toleration.value == taint.value)

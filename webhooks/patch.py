@@ -72,8 +72,8 @@ def set_keys(path: str, there: Mapping[str, object], wanted: Mapping[str, object
 
 
 def plain(value: object) -> Any:
-    """As JSON has it: a struct becomes an object without its defaults."""
-    return msgspec.to_builtins(value)
+    """As JSON has it: a struct becomes an object without its defaults, a tuple a list."""
+    return _copied(msgspec.to_builtins(value))
 
 
 def covers(found: object, wanted: object) -> bool:
@@ -106,15 +106,21 @@ def apply(document: Any, operations: Iterable[Operation]) -> Any:
 
 def _parent(document: Any, steps: Sequence[str]) -> Any:
     for step in steps[:-1]:
-        document = document[int(step)] if isinstance(document, list) else document[step]
+        document = document[_index(step, len(document) - 1)] if isinstance(document, list) else document[step]
     return document
+
+
+def _index(step: str, last: int) -> int:
+    """RFC 6901 knows neither signs nor leading zeros, unlike `int`."""
+    index = int(step)
+    if str(index) != step or not 0 <= index <= last:
+        raise IndexError(step)
+    return index
 
 
 def _carry_out(operation: Operation, parent: Any, last: str) -> None:
     if isinstance(parent, list):
-        index = len(parent) if last == "-" else int(last)
-        if not 0 <= index <= len(parent):
-            raise IndexError(index)
+        index = len(parent) if last == "-" else _index(last, len(parent))
         match operation.op:
             case "add":
                 parent.insert(index, _copied(operation.value))
@@ -132,9 +138,10 @@ def _carry_out(operation: Operation, parent: Any, last: str) -> None:
 
 
 def _copied(value: Any) -> Any:
-    """A later operation may change within the document what an earlier one put there, and must not change that one."""
+    """Anew, as a later operation may change within the document what an earlier one put there, but not that one."""
     if isinstance(value, dict):
         return {key: _copied(each) for key, each in value.items()}
-    if isinstance(value, list):
+    # msgspec leaves tuples as they are, which its JSON encoder writes as arrays, but a document has no tuples.
+    if isinstance(value, list | tuple):
         return [_copied(each) for each in value]
     return value

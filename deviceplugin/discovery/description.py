@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 
 from tasuki.process import document
-from tasuki.process.document import ConfigError, Node
+from tasuki.process.document import ConfigError
 from tasuki.process.keys import mapping
 from tasuki.process.sentences import shown
 
@@ -208,19 +208,11 @@ def decode(text: str) -> MachineDescription:
         mapping(root, "")
     except ConfigError as error:
         raise DescriptionError(str(error)) from error
-    content = _plain(root)
+    content = document.plain(root)
     try:
         return msgspec.convert(content, MachineDescription)
     except msgspec.ValidationError as error:
         raise DescriptionError(_explained(str(error), content)) from error
-
-
-def _plain(node: Node) -> object:
-    if isinstance(node.value, Mapping):
-        return {key: _plain(value) for key, value in node.value.items()}
-    if isinstance(node.value, tuple):
-        return [_plain(item) for item in node.value]
-    return node.value
 
 
 def json_schema() -> bytes:

@@ -20,7 +20,16 @@ from tasuki.kube.names import (
     NFD_API_GROUP,
     NFD_API_VERSION,
 )
-from tasuki.kube.objects import Node, NodeFeature, NodeList, ObjectMeta, OwnerReference, Status, WatchEvent
+from tasuki.kube.objects import (
+    UNREADABLE,
+    Node,
+    NodeFeature,
+    NodeList,
+    ObjectMeta,
+    OwnerReference,
+    Status,
+    WatchEvent,
+)
 
 if TYPE_CHECKING:
     from kubernetes.aio.client.configuration import Configuration
@@ -197,7 +206,7 @@ class Kube:
         found = await self.call("GET", f"{_ACCELERATOR_NODES}/{quote(name)}", _AcceleratorNodeAsFound)
         try:
             status = msgspec.json.decode(found.status, type=AcceleratorNodeStatus)
-        except msgspec.DecodeError:
+        except UNREADABLE:
             return AcceleratorNode(metadata=found.metadata)
         return AcceleratorNode(metadata=found.metadata, status=status)
 
@@ -264,7 +273,7 @@ class Kube:
                 _refuse(method, path, response, content)
             try:
                 return msgspec.json.decode(content, type=answer)
-            except msgspec.DecodeError as error:
+            except UNREADABLE as error:
                 text = f"{method} {path}: the answer is not what the Kubernetes API sends: {error}"
                 raise UnavailableError(text, response.status) from error
 
@@ -326,7 +335,7 @@ class _AcceleratorNodeAsFound(msgspec.Struct, frozen=True):
 def _refuse(method: str, path: str, response: Any, content: bytes) -> NoReturn:
     try:
         status = msgspec.json.decode(content, type=Status)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         status = Status(message=content[:200].decode(errors="replace"))
     later = float(status.details.retry_after_seconds) if status.details else 0.0
     header = response.headers.get("Retry-After", "")
@@ -357,6 +366,6 @@ def _watch_event(line: bytes) -> WatchEvent:
         if event.type != "ERROR":
             return event
         status = msgspec.json.decode(event.object, type=Status)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise UnavailableError(f"a watch sent what is no event: {error}") from error
     raise error_type(status.code)(f"the watch ended: {status.code} {status.message}", status.code, status.reason)

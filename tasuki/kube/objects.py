@@ -1,8 +1,14 @@
 """The parts of others' objects that we read and write; what else they hold is passed over."""
 
+from typing import Final
+
 import msgspec
 
 from tasuki.kube.names import NFD_API_GROUP, NFD_API_VERSION
+
+# What msgspec raises for bytes that are not what was asked for: text that is no UTF-8, and JSON nested too deep, have
+# exceptions of Python's own.
+UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class OwnerReference(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):

@@ -1,10 +1,9 @@
 """Which names and amounts Kubernetes accepts."""
 
 import re
-from fractions import Fraction
 from typing import Final
 
-from tasuki.process.sentences import shown
+from tasuki.kube import quantity as quantities
 
 _NATIVE: Final = "kubernetes.io/"
 _QUOTA_PREFIX: Final = "requests."
@@ -13,17 +12,6 @@ _NAME: Final = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?")
 _DNS_SUBDOMAIN_LENGTH: Final = 253
 _NAME_LENGTH: Final = 63
 
-_QUANTITY: Final = re.compile(r"([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+))(?:[eE]([+-]?[0-9]+)|([numkMGTPE]|[KMGTPE]i)?)")
-_SUFFIXES: Final = {
-    "n": Fraction(1, 10**9),
-    "u": Fraction(1, 10**6),
-    "m": Fraction(1, 10**3),
-    **{letter: Fraction(1000**power) for power, letter in enumerate("kMGTPE", start=1)},
-    **{f"{letter}i": Fraction(1024**power) for power, letter in enumerate("KMGTPE", start=1)},
-}
-_LONGEST_QUANTITY: Final = 40
-# Of 10; the largest amount has 19 digits.
-_LARGEST_EXPONENT: Final = 60
 _LARGEST_AMOUNT: Final = 2**63 - 1
 
 
@@ -59,15 +47,10 @@ def is_extended(name: str) -> bool:
 
 def whole_amount(quantity: str | float) -> int:
     """The value of a Kubernetes quantity that must be a whole number: `2`, `2k` and `2000m` are."""
-    text = str(quantity)
-    match = _QUANTITY.fullmatch(text) if len(text) <= _LONGEST_QUANTITY else None
-    if match is None:
-        raise QuantityError(f"{shown(quantity)} is not a quantity; write a whole number")
-    number, exponent, suffix = match.groups()
-    power = int(exponent or 0)
-    if abs(power) > _LARGEST_EXPONENT:
-        raise QuantityError(f"{quantity} is beyond all devices; write a whole number")
-    amount = Fraction(number) * Fraction(10) ** power * _SUFFIXES.get(suffix, Fraction(1))
+    try:
+        amount = quantities.parse(quantity)
+    except quantities.QuantityError as error:
+        raise QuantityError(f"{error}; write a whole number") from None
     if amount < 0:
         raise QuantityError(f"{quantity} is negative; it must be 0 or more")
     if amount.denominator != 1:

@@ -68,4 +68,6 @@ def test_what_is_wrong_is_named_with_the_remedy(
 
 
 def test_links_to_our_own_service_are_no_settings() -> None:
-    assert read([], {"TASUKI_WEBHOOKS_SERVICE_HOST": "10.0.0.1", "TASUKI_WEBHOOKS_PORT": "tcp://10.0.0.1:443"})
+    linked = read([], {"TASUKI_WEBHOOKS_SERVICE_HOST": "10.0.0.1", "TASUKI_WEBHOOKS_PORT": "tcp://10.0.0.1:443"})
+
+    assert linked == Settings()

@@ -9,11 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deviceplugin.config import file
-from deviceplugin.config.keys import Table
 from deviceplugin.config.model import (
     AllocationPolicy,
     Config,
-    ConfigError,
     DeviceIdStrategy,
     DeviceListStrategy,
     DeviceNodes,
@@ -28,6 +26,8 @@ from deviceplugin.config.model import (
     TasukiOptions,
 )
 from deviceplugin.config.precedence import Overrides, load
+from tasuki.process.document import ConfigError
+from tasuki.process.keys import Table
 
 EXAMPLES = sorted((Path(__file__).parents[3] / "examples/config").glob("*.yaml"))
 

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from deviceplugin.config.model import (
-    ConfigError,
     FpgaFunction,
     FpgaImplementation,
     FpgaOptions,
@@ -16,6 +15,7 @@ from deviceplugin.config.model import (
 from deviceplugin.config.precedence import Overrides, load
 from deviceplugin.config.values import canonical_id
 from deviceplugin.fpga import Family
+from tasuki.process.document import ConfigError
 from tests.fpga_builders import INTERFACE, RESIZE, SHARPEN
 
 EXAMPLE = Path(__file__).parents[3] / "examples/config/fpga.yaml"

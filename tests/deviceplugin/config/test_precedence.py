@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 
 from deviceplugin.config.flags import FLAGS, Flag
-from deviceplugin.config.model import Config, ConfigError, DeviceListStrategy, MigStrategy
+from deviceplugin.config.model import Config, DeviceListStrategy, MigStrategy
 from deviceplugin.config.precedence import Overrides, apply, load, notices
 from deviceplugin.settings import read
+from tasuki.process.document import ConfigError
 
 # For each setting: what the file, the variable and the flag say, and how to read the outcome.
 VALUES: dict[str, tuple[str, str, str]] = {

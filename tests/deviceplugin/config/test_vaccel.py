@@ -2,8 +2,9 @@
 
 import pytest
 
-from deviceplugin.config.model import ConfigError, VaccelAgent, VaccelOptions, VaccelTransport
+from deviceplugin.config.model import VaccelAgent, VaccelOptions, VaccelTransport
 from deviceplugin.config.precedence import Overrides, load
+from tasuki.process.document import ConfigError
 
 
 def options(text: str) -> VaccelOptions:

@@ -17,6 +17,9 @@ Json = dict[str, Any]
 NODES = "/api/v1/nodes"
 ACCELERATOR_NODES = "/apis/tasuki.dev/v1alpha1/acceleratornodes"
 NODE_FEATURES = "/apis/nfd.k8s-sigs.io/v1alpha1/namespaces/gpus/nodefeatures"
+NAMESPACES = "/api/v1/namespaces"
+PODS = "/api/v1/pods"
+PRIORITY_CLASSES = "/apis/scheduling.k8s.io/v1/priorityclasses"
 EVENTS = "/apis/events.k8s.io/v1/namespaces/default/events"
 
 TOKEN = "Bearer let-me-in"
@@ -90,6 +93,7 @@ class Refusal:
     times: int = 1
     retry_after: int = 0
     reason: str = "Refused"
+    query: str = ""
 
 
 class ApiServer:
@@ -101,6 +105,9 @@ class ApiServer:
         answering: While it is not set, requests are read and not answered.
         oldest_version: Watching from before it is refused.
         gone_in_stream: Whether that is told in the stream or by the HTTP status; servers do both.
+        page_limit: The most objects of a page, if a client that pages asks for more.
+        watch_seconds: After which each watch ends; None as asked for by timeoutSeconds.
+        documents: What else is answered to GET, by path; goes before everything that is kept.
     """
 
     def __init__(self) -> None:
@@ -109,6 +116,9 @@ class ApiServer:
             ACCELERATOR_NODES: Kind(status_apart=True),
             NODE_FEATURES: Kind(),
             EVENTS: Kind(check_event),
+            NAMESPACES: Kind(),
+            PODS: Kind(),
+            PRIORITY_CLASSES: Kind(),
         }
         self.requests: list[str] = []
         self.bodies: list[Any] = []
@@ -117,10 +127,14 @@ class ApiServer:
         self.answering.set()
         self.oldest_version = 0
         self.gone_in_stream = True
+        self.page_limit = 500
+        self.watch_seconds: float | None = None
+        self.documents: dict[str, bytes] = {}
         self.changed = asyncio.Condition()
         self.streams: list[web.StreamResponse] = []
         self._version = 100
         self._log: list[tuple[int, str, str, Json]] = []
+        self._pages: dict[str, tuple[str, list[Json]]] = {}
         self._port = 0
         self._runner: web.AppRunner | None = None
 
@@ -172,6 +186,15 @@ class ApiServer:
     async def bookmark(self, path: str) -> None:
         await self._note(path, {"kind": "Node", "metadata": {}}, "BOOKMARK")
 
+    async def say(self, path: str, content: bytes) -> None:
+        """Write to the watches of a collection what need not be an event."""
+        for stream in self.watches(path):
+            with suppress(ConnectionResetError):
+                await stream.write(content)
+
+    def watches(self, path: str) -> list[web.StreamResponse]:
+        return [s for s in self.streams if s._req is not None and s._req.path == path]
+
     def objects(self, path: str) -> dict[str, Json]:
         return self.kinds[path].objects
 
@@ -217,7 +240,7 @@ class ApiServer:
             raise RefusedError(401, "Unauthorized")
         for refusal in self.refusals:
             fits = request.method.startswith(refusal.method) and request.path.startswith(refusal.path)
-            if fits and refusal.times > 0:
+            if fits and refusal.query in request.query_string and refusal.times > 0:
                 refusal.times -= 1
                 raise RefusedError(refusal.code, refusal.reason, "on demand", refusal.retry_after)
 
@@ -228,6 +251,8 @@ class ApiServer:
         return web.json_response(content, status=error.code, headers=headers)
 
     async def _route(self, request: web.Request, body: Any) -> web.StreamResponse:
+        if request.method == "GET" and request.path in self.documents and "watch" not in request.query:
+            return web.Response(body=self.documents[request.path], content_type="application/json")
         path = next((p for p in self.kinds if request.path == p or request.path.startswith(f"{p}/")), None)
         if path is None:
             raise RefusedError(404, "NotFound", "the server could not find the requested resource")
@@ -273,7 +298,23 @@ class ApiServer:
         if request.query.get("watch") == "true":
             return await self._watch(request, path, wanted)
         items = [shown(request, o) for n, o in self.kinds[path].objects.items() if not wanted or n == wanted]
-        return web.json_response({"metadata": {"resourceVersion": str(self._version)}, "items": items})
+        return web.json_response(self._page(request, items) if "limit" in request.query else self._list(items))
+
+    def _list(self, items: list[Json], **metadata: str) -> Json:
+        return {"metadata": {"resourceVersion": str(self._version), **metadata}, "items": items}
+
+    def _page(self, request: web.Request, items: list[Json]) -> Json:
+        """All pages of a list are of the version of its first one."""
+        version = str(self._version)
+        if token := request.query.get("continue"):
+            version, items = self._pages[token]
+        limit = min(int(request.query["limit"]), self.page_limit)
+        page, rest = items[:limit], items[limit:]
+        if not rest:
+            return self._list(page, resourceVersion=version)
+        token = f"page-{len(self._pages)}"
+        self._pages[token] = version, json.loads(json.dumps(rest))
+        return self._list(page, resourceVersion=version, **{"continue": token})
 
     async def _watch(self, request: web.Request, path: str, wanted: str) -> web.StreamResponse:
         since = int(request.query["resourceVersion"])
@@ -289,7 +330,8 @@ class ApiServer:
         await self._announce()
         try:
             with suppress(TimeoutError, ConnectionResetError):
-                async with asyncio.timeout(float(request.query["timeoutSeconds"])):
+                asked = float(request.query["timeoutSeconds"])
+                async with asyncio.timeout(asked if self.watch_seconds is None else self.watch_seconds):
                     await self._feed(request, stream, path, wanted, since)
         finally:
             self.streams.remove(stream)
@@ -304,7 +346,7 @@ class ApiServer:
                 await self.changed.wait_for(partial(self._newer_than, since))
             for version, where, change, stored in [entry for entry in self._log if entry[0] > since]:
                 since = version
-                if where == path and (change == "BOOKMARK" or stored["metadata"]["name"] == wanted):
+                if where == path and (change == "BOOKMARK" or wanted in {"", stored["metadata"]["name"]}):
                     await stream.write(line(change, shown(request, stored)))
 
 

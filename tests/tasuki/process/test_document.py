@@ -2,18 +2,8 @@
 
 import pytest
 
-from deviceplugin.config import document
-from deviceplugin.config.document import Node
-from deviceplugin.config.model import ConfigError
-
-
-def plain(node: Node) -> object:
-    """A tree without its lines."""
-    if isinstance(node.value, tuple):
-        return [plain(item) for item in node.value]
-    if isinstance(node.value, dict):
-        return {key: plain(item) for key, item in node.value.items()}
-    return node.value
+from tasuki.process import document
+from tasuki.process.document import ConfigError
 
 
 @pytest.mark.parametrize(
@@ -53,7 +43,7 @@ def plain(node: Node) -> object:
     ],
 )  # fmt: skip
 def test_reads(text: str, expected: object) -> None:
-    assert plain(document.read(text.encode())) == expected
+    assert document.plain(document.read(text.encode())) == expected
 
 
 @pytest.mark.parametrize(

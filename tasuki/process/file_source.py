@@ -1,0 +1,178 @@
+"""What a file means, read again whenever it is replaced."""
+
+import asyncio
+import errno
+import logging
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Generic, TypeVar
+
+from tasuki.process.document import MAX_BYTES
+from tasuki.process.watching import FolderWatch
+
+log: Final = logging.getLogger(__name__)
+
+# Symbolic links that lead to a file; more are a loop (Linux gives up at 40 too).
+_LONGEST_CHAIN: Final = 40
+
+# A file that changes at every look is taken as it is after so many.
+_MOST_LOOKS: Final = 10
+
+# NVIDIA's config-manager links to /dev/null for a node without a configuration.
+_NULL_DEVICE: Final = os.makedev(1, 3)
+
+_Value = TypeVar("_Value")
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How long is waited for what.
+
+    Attributes:
+        poll_seconds: Between two looks where nothing is noticed.
+        settle_seconds: A changed file counts once it stayed the same for so long: an editor may be half way.
+    """
+
+    poll_seconds: float = 30.0
+    settle_seconds: float = 0.2
+
+
+DEFAULT_PACE: Final = Pace()
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What was found; `content` is None if there is no file, and `problem` says why one cannot be read."""
+
+    content: bytes | None = None
+    problem: str = ""
+    watched: tuple[Path, ...] = field(default=(), compare=False)
+
+
+class FileSource(Generic[_Value]):
+    """Reads a file, notices that it was replaced, and keeps to what was last good."""
+
+    def __init__(
+        self,
+        file: Path,
+        read: Callable[[bytes | None], _Value],
+        changed: Callable[[_Value], None],
+        report: Callable[[str], None],
+        pace: Pace = DEFAULT_PACE,
+    ) -> None:
+        """Nothing is read before `run`.
+
+        Args:
+            file: Which may be a link, and come later.
+            read: What a content means, None if there is no file; raises ValueError with what is wrong.
+            changed: Told of the first meaning, and of each that differs from the one before.
+            report: Told at every look that found something new why it is not in force; empty if it is.
+            pace: How long is waited.
+        """
+        self._file = file
+        self._read = read
+        self._changed = changed
+        self._report = report
+        self._pace = pace
+        self._seen: _Look | None = None
+        self._in_force: list[_Value] = []
+        self._problem = ""
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            watched = (await asyncio.to_thread(self._look)).watched
+            with FolderWatch(watched) as watch:
+                # Looked at only now, so that no change falls between the look and the watch.
+                look = await self._settled()
+                if look != self._seen:
+                    self._seen = look
+                    self._judge(look)
+                if look.watched == watched:
+                    await watch.wait(self._pace.poll_seconds)
+
+    async def _settled(self) -> _Look:
+        """A look that the next look confirms; the first ever, and one without change, need none."""
+        look = await asyncio.to_thread(self._look)
+        for _ in range(_MOST_LOOKS):
+            if self._seen in (None, look):
+                break
+            await asyncio.sleep(self._pace.settle_seconds)
+            earlier, look = look, await asyncio.to_thread(self._look)
+            if look == earlier:
+                break
+        return look
+
+    def _look(self) -> _Look:
+        """Blocking: from a worker thread."""
+        watched = folders_of(self._file)
+        try:
+            return _Look(content_of(self._file), watched=watched)
+        except FileNotFoundError:
+            return _Look(watched=watched)
+        except OSError as error:
+            return _Look(problem=f"cannot be read: {error.strerror or error}", watched=watched)
+
+    def _judge(self, look: _Look) -> None:
+        problem = look.problem
+        if look.content is not None and len(look.content) > MAX_BYTES:
+            problem = f"is larger than {MAX_BYTES} bytes; make it smaller"
+        if not problem:
+            try:
+                self._take(self._read(look.content))
+            except ValueError as error:
+                problem = str(error)
+        kept = "; what it said before stays in force" if problem and self._in_force else ""
+        self._tell(f"{self._file}: {problem}{kept}" if problem else "")
+
+    def _take(self, value: _Value) -> None:
+        if self._in_force == [value]:
+            return
+        self._in_force = [value]
+        log.info("in force file=%s", self._file)
+        self._changed(value)
+
+    def _tell(self, problem: str) -> None:
+        if problem and problem != self._problem:
+            log.error("not in force problem=%s", problem)
+        self._problem = problem
+        self._report(problem)
+
+
+def content_of(path: Path) -> bytes:
+    """At most one byte more than MAX_BYTES. Never waits, not even for a named pipe.
+
+    Raises:
+        OSError: It cannot be read, or is no file.
+    """
+    with open(path, "rb", opener=_without_waiting) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode) and status.st_rdev != _NULL_DEVICE:
+            raise OSError(errno.EINVAL, "it is not a file")
+        return file.read(MAX_BYTES + 1)
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
+def folders_of(path: Path) -> tuple[Path, ...]:
+    """The folders in which a change can change the file: that of each link on the way to it, and its own."""
+    folders: list[Path] = []
+    current = Path.cwd() / path
+    for _ in range(_LONGEST_CHAIN):
+        # From the root on, so that `..` in a link's target is seen from a folder that is no link itself.
+        steps = (*reversed(current.parents), current)
+        link = next((step for step in steps if os.path.islink(step)), None)  # noqa: PTH114 - never raises
+        if link is None:
+            break
+        folders.append(link.parent)
+        try:
+            target = Path(os.path.normpath(link.parent / link.readlink()))
+        except OSError:
+            break  # being replaced just now, which wakes whoever watches its folder
+        current = target / current.relative_to(link)
+    return tuple(dict.fromkeys((*folders, current.parent)))

@@ -1,0 +1,246 @@
+"""`tasuki.dev/vaccel`: sessions of a node's agent, an agent in the pod itself, or a sandbox whose runtime has one."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, Final
+
+from tasuki.kube.names import GPU_SHARING, VACCEL
+from tasuki.process.sentences import alternatives, nearest, shown
+from webhooks.editing import (
+    ReservedNameError,
+    add_missing_env,
+    add_mounts,
+    add_volumes,
+    set_labels,
+    set_node_selector,
+)
+from webhooks.mutations.injected import PREFIX, users_containers
+from webhooks.patch import Operation, Operations, add, plain, prepend, set_keys
+from webhooks.pod import (
+    Capabilities,
+    Container,
+    EnvVar,
+    Place,
+    Pod,
+    Resources,
+    SecurityContext,
+    Volume,
+    VolumeMount,
+    annotation,
+    places,
+    requested,
+)
+from webhooks.policy.model import Vaccel, VaccelSandbox, VaccelSidecar
+from webhooks.scene import NOTHING, Change, RefusedError, Scene
+
+_ADDRESS: Final = "VACCEL_RPC_ADDRESS"
+_PLUGINS: Final = "VACCEL_PLUGINS"
+
+_AGENT: Final = f"{PREFIX}vaccel-agent"
+_DEFAULT_CONTAINER: Final = "kubectl.kubernetes.io/default-container"
+# Users' words are compared with ours by their beginning, for comparing takes quadratic time.
+_LONGEST_COMPARED: Final = 64
+
+_SHARED_NODE: Final = "shared-node"
+
+_SOCKET_VOLUME: Final = "tasuki-vaccel"
+_SOCKET_FOLDER: Final = "/var/run/tasuki-vaccel"
+_SOCKET: Final = f"{_SOCKET_FOLDER}/vaccel.sock"
+
+# vAccel keeps files below /run/user/<uid>/vaccel, and makes the folders on the way (nubificus/vaccel, src/vaccel.c).
+_RUN_VOLUME: Final = "tasuki-vaccel-run"
+_RUN_FOLDER: Final = "/run/user"
+
+# The agent leaves its socket behind when it dies and cannot listen at one that is there, and the volume outlives the
+# container. Users of the pod's other containers may differ from the agent's, and have to write to the socket.
+_START: Final = (
+    "sh",
+    "-c",
+    'rm -f "${ADDRESS#unix://}"; umask 0; exec vaccel-rpc-agent -a "$ADDRESS" --vaccel-config "plugins=$PLUGINS"',
+)
+
+# Kubernetes has no probe for a unix socket, and the agent no command that asks one. Containers after a native sidecar
+# start when its startup probe has succeeded.
+_STARTED: Final = {"exec": {"command": ["test", "-S", _SOCKET]}, "periodSeconds": 1, "failureThreshold": 60}
+
+# The host, as a virtual machine calls it, and the port that Kata's runtime serves there.
+_HOST_OF_SANDBOX: Final = "vsock://2:2048"
+
+_Offer = Callable[[Pod], Change]
+
+
+def vaccel(pod: Pod, scene: Scene) -> Change:
+    if VACCEL not in pod.metadata.annotations:
+        return NOTHING
+    policy = scene.policy.vaccel
+    offers = _offers(policy, shared_nodes=scene.policy.shared_nodes is not None) if policy is not None else {}
+    if not offers:
+        raise RefusedError(f"{VACCEL}: this cluster offers no vAccel; leave the annotation out")
+    mode = annotation(pod, VACCEL)
+    if mode not in offers:
+        near = nearest(mode[:_LONGEST_COMPARED], offers, alike=0.5)
+        likely = f"is it {near!r}? " if near else ""
+        raise RefusedError(f"{VACCEL}: {shown(mode)} is not offered here; {likely}write {alternatives(offers)}")
+    return offers[mode](pod)
+
+
+def _offers(policy: Vaccel, *, shared_nodes: bool) -> Mapping[str, _Offer]:
+    offers: dict[str, _Offer] = {}
+    if policy.session:
+        offers["session"] = partial(_session, policy=policy, shared_nodes=shared_nodes)
+    if policy.sidecar is not None:
+        offers["sidecar"] = partial(_sidecar, policy=policy, offer=policy.sidecar)
+    if policy.sandbox is not None:
+        offers["sandbox"] = partial(_sandbox, policy=policy, offer=policy.sandbox)
+    return offers
+
+
+def _session(pod: Pod, *, policy: Vaccel, shared_nodes: bool) -> Change:
+    """The device plugin gives the environment and the mounts, so nothing of these is set here, to go before its own."""
+    if shared_nodes and annotation(pod, GPU_SHARING) == _SHARED_NODE:
+        raise RefusedError(
+            f"{VACCEL}: a session is a resource, and pods with {GPU_SHARING}: {_SHARED_NODE} hold none; "
+            "leave one of the annotations out"
+        )
+    asking = [place for place in places(pod) if policy.session in requested(place.container)]
+    operations: list[Operation] = []
+    if not asking:
+        asking = _default_container(pod)
+        operations += (each for place in asking for each in _request(place, policy.session))
+    operations += set_labels(pod, policy.client_labels)
+    warnings = [
+        f"container {shown(place.container.name)} sets {variable.name} itself, which goes before its session's"
+        for place in asking
+        for variable in place.container.env
+        if variable.name in (_ADDRESS, _PLUGINS)
+    ]
+    return Change(tuple(operations), (*warnings, *_relabelled(pod, policy.client_labels)), {"vaccel": "session"})
+
+
+def _default_container(pod: Pod) -> list[Place]:
+    """The one that `kubectl logs` and `exec` take, which is the first where the annotation names none of them."""
+    regular = list(places(pod, "containers"))
+    wanted = annotation(pod, _DEFAULT_CONTAINER)
+    return [place for place in regular if place.container.name == wanted] or regular[:1]
+
+
+def _request(place: Place, resource: str) -> Operations:
+    """Once as request and once as limit, which must be equal for an extended resource."""
+    there = place.container.resources
+    one = {resource: "1"}
+    path = f"{place.path}/resources"
+    if there == Resources():
+        return (add(path, {"limits": one, "requests": one}),)
+    return (*set_keys(f"{path}/limits", there.limits, one), *set_keys(f"{path}/requests", there.requests, one))
+
+
+def _sidecar(pod: Pod, *, policy: Vaccel, offer: VaccelSidecar) -> Change:
+    volumes = (
+        Volume(name=_SOCKET_VOLUME, empty_dir={}),
+        Volume(name=_RUN_VOLUME, empty_dir={"sizeLimit": "1Gi"}),
+    )
+    # To connect takes permission to write to the socket only, not to its folder.
+    mount = VolumeMount(name=_SOCKET_VOLUME, mount_path=_SOCKET_FOLDER, read_only=True)
+    connected = _connected(pod, policy, f"unix://{_SOCKET}", (mount,))
+    # The agent comes last: in front of the init containers, it moves those that the other operations name.
+    operations = (*add_volumes(pod, volumes), *connected.operations, *_with_agent(pod, offer))
+    return Change(operations, connected.warnings, {"vaccel": "sidecar"})
+
+
+def _with_agent(pod: Pod, offer: VaccelSidecar) -> Operations:
+    """The agent's image and resources are not compared: others may have rewritten them by the second pass."""
+    for place in places(pod):
+        if place.container.name == _AGENT:
+            if place.kind == "initContainers" and place.container.command == _START:
+                return ()
+            raise ReservedNameError(f"the container name {_AGENT!r} is Tasuki's; give yours another name")
+    return prepend("/spec/initContainers", pod.spec.init_containers, [_agent(pod, offer)])
+
+
+def _agent(pod: Pod, offer: VaccelSidecar) -> dict[str, Any]:
+    """A native sidecar: an init container that is started before the others and keeps running."""
+    container = Container(
+        name=_AGENT,
+        image=offer.image,
+        command=_START,
+        env=(
+            EnvVar(name="ADDRESS", value=f"unix://{_SOCKET}"),
+            EnvVar(name="PLUGINS", value=_libraries(offer.plugins)),
+        ),
+        restart_policy="Always",
+        volume_mounts=(
+            VolumeMount(name=_SOCKET_VOLUME, mount_path=_SOCKET_FOLDER),
+            VolumeMount(name=_RUN_VOLUME, mount_path=_RUN_FOLDER),
+        ),
+        security_context=_restricted(pod),
+    )
+    described: dict[str, Any] = plain(container)
+    return described | {"resources": offer.resources, "startupProbe": _STARTED}
+
+
+def _restricted(pod: Pod) -> SecurityContext:
+    """As the pod security standard "restricted" wants it, as the user of the pod.
+
+    Where it is not the pod but its containers that say which user they run as, the first one's word counts.
+    """
+    first = pod.spec.containers[0].security_context if pod.spec.containers else SecurityContext()
+    return SecurityContext(
+        allow_privilege_escalation=False,
+        capabilities=Capabilities(drop=("ALL",)),
+        read_only_root_filesystem=True,
+        run_as_user=first.run_as_user,
+        run_as_group=first.run_as_group,
+        run_as_non_root=first.run_as_non_root,
+        seccomp_profile={"type": "RuntimeDefault"},
+    )
+
+
+def _sandbox(pod: Pod, *, policy: Vaccel, offer: VaccelSandbox) -> Change:
+    """The RuntimeClass's overhead, selector and tolerations are the API server's to add: it admits the pod again."""
+    there = pod.spec.runtime_class_name
+    if there not in ("", offer.runtime_class):
+        raise RefusedError(
+            f"{VACCEL}: sandbox means runtimeClassName {offer.runtime_class!r}, and the pod has {shown(there)}; "
+            "leave one of them out"
+        )
+    for key, value in offer.node_selector.items():
+        found = pod.spec.node_selector.get(key, value)
+        if found != value:
+            raise RefusedError(
+                f"{VACCEL}: sandbox needs nodes with {key}={value}, and the pod's nodeSelector has {shown(found)}; "
+                "leave that key out"
+            )
+    connected = _connected(pod, policy, _HOST_OF_SANDBOX)
+    operations = (
+        *(() if there else (add("/spec/runtimeClassName", offer.runtime_class),)),
+        *set_labels(pod, offer.labels),
+        *set_node_selector(pod, offer.node_selector),
+        *connected.operations,
+    )
+    return Change(operations, (*connected.warnings, *_relabelled(pod, offer.labels)), {"vaccel": "sandbox"})
+
+
+def _connected(pod: Pod, policy: Vaccel, address: str, mounts: Sequence[VolumeMount] = ()) -> Change:
+    """Lead every container to the agent, but those that hold a session of another, whose address it would replace."""
+    env = (EnvVar(name=_ADDRESS, value=address), EnvVar(name=_PLUGINS, value=_libraries(policy.plugins)))
+    operations: list[Operation] = []
+    warnings: list[str] = []
+    for place in users_containers(pod):
+        if policy.session and policy.session in requested(place.container):
+            continue
+        operations += add_mounts(place, mounts)
+        operations += add_missing_env(place, env)
+        if any(each.name == _ADDRESS and each.value != address for each in place.container.env):
+            warnings.append(f"container {shown(place.container.name)} keeps its own {_ADDRESS}, so it uses that agent")
+    return Change(tuple(operations), tuple(warnings))
+
+
+def _libraries(plugins: Sequence[str]) -> str:
+    """The names of files, by which vAccel opens plugins (nubificus/vaccel, src/plugin.c); a word is short for one."""
+    return ":".join(name if "/" in name or ".so" in name else f"libvaccel-{name}.so" for name in plugins)
+
+
+def _relabelled(pod: Pod, wanted: Mapping[str, str]) -> Iterator[str]:
+    for key, value in wanted.items():
+        if pod.metadata.labels.get(key, value) != value:
+            yield f"label {shown(key)} became {shown(value)}, by which {VACCEL} is known"

@@ -1,0 +1,71 @@
+"""What the policy's sections are made of, and how their globs match."""
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from functools import lru_cache
+
+import msgspec
+
+from webhooks.policy.values import Glob, LabelGlob, LabelKey
+
+
+class KeyProblemError(ValueError):
+    """A key has a value that is possible by itself, but not beside the others.
+
+    Attributes:
+        key: As in the file.
+        problem: To follow the key.
+    """
+
+    def __init__(self, key: str, problem: str) -> None:
+        super().__init__(f"{key} {problem}")
+        self.key = key
+        self.problem = problem
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """A mapping of the file; keys that it does not know are errors."""
+
+
+class NamespaceRule(Section, frozen=True, kw_only=True):
+    """Which namespaces a rule is for: those whose name matches and that have all of the labels (globs).
+
+    An empty list of names matches every name.
+
+    Attributes:
+        namespaces: Names of namespaces. Globs.
+        namespace_labels: All of these labels must suit. Globs.
+    """
+
+    namespaces: tuple[Glob, ...] = ()
+    namespace_labels: Mapping[LabelKey, LabelGlob] = {}
+
+    @property
+    def matches_all(self) -> bool:
+        return not self.namespace_labels and (not self.namespaces or "*" in self.namespaces)
+
+    def matches(self, namespace: str, labels: Mapping[str, str]) -> bool:
+        return (not self.namespaces or any_match(self.namespaces, namespace)) and labels_match(
+            self.namespace_labels, labels
+        )
+
+
+@lru_cache(maxsize=16_384)
+def any_match(globs: tuple[Glob, ...], text: str) -> bool:
+    """Whether one of the globs (`*`, `?`, `[...]`) is the whole text; upper and lower case differ."""
+    return any(fnmatchcase(text, glob) for glob in globs)
+
+
+def label_matches(glob: Glob, value: str | None) -> bool:
+    """Whether a label's value, None if it is absent, suits the glob.
+
+    A glob after `!` must not match, and so absence suits it. No label's value begins with `!`.
+    """
+    if glob.startswith("!"):
+        return value is None or not fnmatchcase(value, glob[1:])
+    return value is not None and fnmatchcase(value, glob)
+
+
+def labels_match(wanted: Mapping[str, Glob], labels: Mapping[str, str]) -> bool:
+    """Whether every wanted label suits its glob."""
+    return all(label_matches(glob, labels.get(key)) for key, glob in wanted.items())
