@@ -25,17 +25,18 @@ from webhooks.wire import without_nulls
 
 Stages = Sequence[tuple[str, Mutation]]
 
-# In an order in which each sees what it depends on: first what decides which devices a pod asks for, then what follows
-# from that, then what keeps pods from reaching round it, and last how urgent the pod is.
+# In an order in which each sees what it depends on: first what brings containers of its own, then what decides which
+# devices all of them ask for, then what follows from that, then what keeps pods from reaching round it, and last how
+# urgent the pod is.
 MUTATIONS: Final[Stages] = (
     ("annotations", unknown_annotations),
     ("vaccel", vaccel),
-    ("gpu-slice", gpu_slices),
-    ("gpu-sharing", shared_nodes),
-    ("tolerations", tolerations),
     ("modules", modules),
     ("cache", cache),
     ("chain", chains),
+    ("gpu-slice", gpu_slices),
+    ("gpu-sharing", shared_nodes),
+    ("tolerations", tolerations),
     ("protection", protection),
     ("cpu-only", cpu_only),
     ("team-priority", team_priority),

@@ -81,7 +81,7 @@ async def test_a_pod_gets_what_it_asks_for_and_stays_valid(client: Client) -> No
     assert response["uid"] == "9f0d3b1c-0000-4000-8000-000000000001"
     assert {each["key"] for each in after["spec"]["tolerations"]} == {"nvidia.com/gpu"}
     assert any(each["name"] == "TASUKI_CACHE_URL" for each in after["spec"]["containers"][0]["env"])
-    assert response["auditAnnotations"]["changed"] == "tolerations,cache"
+    assert response["auditAnnotations"]["changed"] == "cache,tolerations"
 
 
 async def test_an_ordinary_pod_is_left_as_it_is(client: Client) -> None:

@@ -69,7 +69,12 @@ def _from_file(name: str, loader: str) -> EnvVar:
 def _kept(container: Container, wish: Wish) -> Sequence[str]:
     """Variables whose own value the file could not hold: with an entry for the file they would have none at all."""
     keys = frozenset(_keys(wish))
-    return [variable.name for variable in container.env if "'" in variable.value and variable.name in keys]
+    return [variable.name for variable in container.env if variable.name in keys and not _fits(variable.value)]
+
+
+def _fits(value: str) -> bool:
+    """As the init container's script has it."""
+    return "'" not in value and "\r\n" not in value and len(value.encode()) <= script.LONGEST_VALUE
 
 
 def _wrap(place: Place, loader: str, shell: str) -> Operations:
@@ -90,4 +95,4 @@ def warnings(container: Container, delivery: Delivery, wish: Wish) -> Iterable[s
         yield f"{MODULES}: in container {container.name!r} only bash scripts see the modules{why}"
     if delivery == "file":
         for name in _kept(container, wish):
-            yield f"{MODULES}: {name[:40]} of container {container.name!r} stays as it is: its value has a single quote"
+            yield f"{MODULES}: {name[:40]} of container {container.name!r} stays as it is: its value cannot be filed"

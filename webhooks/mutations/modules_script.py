@@ -15,6 +15,9 @@ LOADED: Final = "TASUKI_MODULES_LOADED"
 ENV_FILE: Final = ".env"
 BASH_FILE: Final = ".bash"
 
+# In bytes; the script has the number once more.
+LONGEST_VALUE: Final = 60_000
+
 # How programs find the module command: JupyterLab's extension, for one, runs LMOD_CMD itself.
 TOOL_VARIABLES: Final = ("LMOD_CMD", "LMOD_DIR", "LMOD_PKG", "LMOD_ROOT", "LMOD_VERSION", "MODULESHOME")
 
@@ -30,8 +33,9 @@ umask 022
 set -f
 complain() { printf 'tasuki: %s\n' "$*" >&2; }
 export HOME="${HOME:-/}"
-# A cache is of use to nobody here, and its folder may be read-only.
-export LMOD_SHORT_TIME=86400 LMOD_PAGER=none LMOD_COLORIZE=no
+# A cache is of use to nobody here, and its folder may be read-only. Of two compilers, say, that were asked for, none
+# silently takes the other's place.
+export LMOD_SHORT_TIME=86400 LMOD_PAGER=none LMOD_COLORIZE=no LMOD_AUTO_SWAP=no
 if [ ! -r "$TASUKI_MODULES_LMOD/init/bash" ]; then
   complain "there is no $TASUKI_MODULES_LMOD/init/bash: modules.lmod in the policy must be where containers have Lmod"
   exit 1
@@ -40,6 +44,13 @@ theirs="${MODULEPATH-}"
 . "$TASUKI_MODULES_LMOD/init/bash"
 export MODULEPATH="$TASUKI_MODULES_PATH${theirs:+:$theirs}"
 module load "$@" || { complain "could not load: $*"; exit 1; }
+for each; do
+  case $each in */[0-9]*) ;; *) continue;; esac
+  case ":$LOADEDMODULES:" in
+    *":$each"*) ;;
+    *":${each%/*}/"*) complain "$each had to make way for another version, loaded are $LOADEDMODULES"; exit 1;;
+  esac
+done
 export TASUKI_MODULES_LOADED="$*" TASUKI_MODULES_NOTES=kept
 
 write_env() {

@@ -52,12 +52,14 @@ class AdmissionApiServer(ApiServer):
     Attributes:
         after_reading: By a collection's path; called once, after the next GET of an object in it.
         history: The bundle of each webhook at each change of a configuration, in order.
+        issued: The server certificate at each change of a Secret, in order.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.after_reading: dict[str, Callable[[], Awaitable[None]]] = {}
         self.history: list[str] = []
+        self.issued: list[str] = []
         # First, for the longest path counts: a Secret's begins as a Namespace's does.
         ours = {SECRETS: check_secret, MUTATING: check_configuration, VALIDATING: check_configuration}
         self.kinds = {**{path: Kind(check) for path, check in ours.items()}, **self.kinds}
@@ -79,6 +81,7 @@ class AdmissionApiServer(ApiServer):
 
     async def _store(self, path: str, stored: Json, change: str) -> Json:
         self.history += [bundle_of(hook) for hook in stored.get("webhooks", ())]
+        self.issued += [stored["data"]["tls.crt"]] if "tls.crt" in stored.get("data", {}) else []
         return await super()._store(path, stored, change)
 
     async def put_secret(self, contents: dict[str, str] | None = None) -> None:

@@ -188,6 +188,7 @@ async def test_replicas_that_start_at_once_agree_on_one_certificate(api: Admissi
         assert {replica.live.certificate for replica in replicas} == {api.served()}
         assert api.trusted() == 1
     assert api.count("PATCH", SECRETS) > 1
+    assert len(api.issued) == 1
 
 
 async def test_no_handshake_fails_while_server_and_authority_certificates_rotate(
@@ -346,7 +347,19 @@ async def test_a_bundle_that_somebody_reset_is_put_back(api: AdmissionApiServer,
         assert await shown(port, api.bundles()[2]) == api.served()
 
 
-async def test_the_next_authority_waits_while_a_configuration_does_not_trust_it(
+@asynccontextmanager
+async def a_rotation(api: AdmissionApiServer, kube: Kube, clock: Clock) -> AsyncIterator[Replica]:
+    """A replica with a next authority, which every configuration trusts as of the clock."""
+    replica = a_replica(kube, clock)
+    async with replica.running():
+        await replica.is_in_order()
+        await api.put_secret({})
+        await api.until(lambda: api.trusted() == 2)
+        await replica.looks_again()
+        yield replica
+
+
+async def test_the_next_authority_waits_while_a_configuration_cannot_be_changed(
     api: AdmissionApiServer, kube: Kube
 ) -> None:
     clock = Clock(timedelta(hours=-2))
@@ -368,6 +381,76 @@ async def test_the_next_authority_waits_while_a_configuration_does_not_trust_it(
 
         clock.offset += timedelta(minutes=11)
         await api.until(lambda: api.served() != old)
+
+
+async def test_the_next_authority_waits_while_a_configuration_cannot_be_read(
+    api: AdmissionApiServer, kube: Kube
+) -> None:
+    clock = Clock(timedelta(hours=-2))
+    async with a_rotation(api, kube, clock) as replica:
+        old = api.served()
+        api.refusals.append(Refusal(403, "GET", VALIDATING, times=10**6, reason="Forbidden"))
+        await replica.told.until(lambda: "403" in replica.told.noted)
+        clock.offset += timedelta(minutes=30)
+        await replica.looks_again()
+        assert api.served() == old
+
+        api.refusals.clear()
+        await api.until(lambda: api.served() != old)
+
+
+async def test_the_overlap_begins_when_the_last_configuration_is_seen_to_trust(
+    api: AdmissionApiServer, kube: Kube
+) -> None:
+    clock = Clock(timedelta(hours=-2))
+    replica = a_replica(kube, clock)
+    async with replica.running():
+        await replica.is_in_order()
+        old = api.served()
+        api.refusals.append(Refusal(403, "GET", VALIDATING, times=10**6, reason="Forbidden"))
+        await replica.told.until(lambda: "403" in replica.told.noted)
+        await api.put_secret({})
+        await api.until(lambda: "ca-next.key" in api.secret)
+        await replica.looks_again()
+        clock.offset += timedelta(minutes=11)
+        # As another replica does, which may read it.
+        await api.put_configurations(b64decode(api.secret["ca.crt"]))
+        api.refusals.clear()
+        await replica.is_in_order()
+        await replica.looks_again()
+
+        assert api.served() == old
+
+
+async def test_a_bundle_that_is_reset_within_the_overlap_begins_it_anew(api: AdmissionApiServer, kube: Kube) -> None:
+    clock = Clock(timedelta(hours=-2))
+    async with a_rotation(api, kube, clock) as replica:
+        old = api.served()
+        clock.offset += timedelta(minutes=9)
+        await api.put_configurations()
+        await api.until(lambda: api.trusted() == 2)
+        await replica.looks_again()
+        clock.offset += timedelta(minutes=2)
+        await replica.looks_again()
+        assert api.served() == old
+
+        clock.offset += timedelta(minutes=9)
+        await api.until(lambda: api.served() != old)
+
+
+async def test_what_somebody_changes_between_a_look_and_a_write_is_kept(api: AdmissionApiServer, kube: Kube) -> None:
+    replica = a_replica(kube)
+
+    async def somebody_is_less_patient() -> None:
+        hooks = [{**hook, "timeoutSeconds": 3} for hook in api.objects(MUTATING)[HOOKS]["webhooks"]]
+        await api.put(MUTATING, HOOKS, webhooks=hooks)
+
+    api.after_reading[SECRETS] = somebody_is_less_patient
+    async with replica.running():
+        await replica.is_in_order()
+
+    assert [hook["timeoutSeconds"] for hook in api.objects(MUTATING)[HOOKS]["webhooks"]] == [3, 3]
+    assert api.trusted() == 1
 
 
 @pytest.mark.parametrize("moment", [MUTATING, VALIDATING, SECRETS], ids=["mutating", "validating", "secret"])
@@ -433,13 +516,15 @@ async def test_passing_failures_at_every_request_are_overcome(api: AdmissionApiS
 
 
 async def test_a_configuration_that_may_not_be_changed_is_reported_with_the_remedy(
-    api: AdmissionApiServer, kube: Kube
+    api: AdmissionApiServer, kube: Kube, caplog: pytest.LogCaptureFixture
 ) -> None:
     api.refusals.append(Refusal(403, "PATCH", MUTATING, times=10**6, reason="Forbidden"))
     replica = a_replica(kube)
     async with replica.running():
         await replica.told.until(lambda: "403" in replica.told.reported)
+        await replica.looks_again()
 
+        assert sum("not in order" in message for message in caplog.messages) == 1
         assert replica.told.reported.endswith("apply manifests/webhooks, which allows it")
         assert replica.live.certificate == api.served()
 

@@ -147,3 +147,23 @@ async def test_plain_files_that_change_one_after_the_other_are_taken(tmp_path: P
         await told.until(lambda: told.noted == "")
 
         assert await shown(port, second.bundle) == second.server.certificate
+
+
+async def test_files_that_are_only_half_changed_get_a_second_look_before_anybody_is_told(tmp_path: Path) -> None:
+    first, second = a_chain(), a_chain()
+    (tmp_path / "tls.crt").write_bytes(first.server.certificate_pem)
+    (tmp_path / "tls.key").write_bytes(second.server.key_pem)
+
+    class Unhurried(LiveContext):
+        """Whoever changes the files is done only when the first look is over."""
+
+        def load(self, certificates: bytes, key: bytes) -> None:
+            (tmp_path / "tls.crt").write_bytes(second.server.certificate_pem)
+            super().load(certificates, key)
+
+    live = Unhurried()
+    async with kept(tmp_path, live) as told:
+        await told.until(lambda: told.looks > 0)
+
+        assert (told.reported, told.noted) == ("", "")
+        assert live.certificate == second.server.certificate
