@@ -211,6 +211,10 @@ def annotation(pod: Pod, name: str) -> str:
     return pod.metadata.annotations.get(name, "").strip()
 
 
+def is_of_daemon_set(pod: Pod) -> bool:
+    return any(owner.controller and owner.kind == "DaemonSet" for owner in pod.metadata.owner_references)
+
+
 def requested(container: Container) -> frozenset[str]:
     """The names of all resources of which a container wants more than none."""
     resources = container.resources

@@ -7,7 +7,7 @@ from typing import Final
 from tasuki.kube.names import GPU_SHARING, GPU_SLICE, VACCEL
 from webhooks.cluster import PriorityClass
 from webhooks.patch import Operations, add, remove
-from webhooks.pod import Pod, annotation, places, requested
+from webhooks.pod import Pod, annotation, is_of_daemon_set, places, requested
 from webhooks.policy.model import Policy, accelerators_among, any_match, rule_for
 from webhooks.scene import Scene
 
@@ -104,14 +104,10 @@ def is_cpu_only(pod: Pod, scene: Scene) -> bool:
         rules is not None
         and scene.nodes is not None
         and not any_match(rules.exempt_namespaces, scene.namespace)
-        and not (rules.exempt_daemon_sets and _is_of_daemon_set(pod))
+        and not (rules.exempt_daemon_sets and is_of_daemon_set(pod))
         and not _uses_accelerator(pod, scene.policy)
         and scene.nodes.could_land(pod)
     )
-
-
-def _is_of_daemon_set(pod: Pod) -> bool:
-    return any(owner.controller and owner.kind == "DaemonSet" for owner in pod.metadata.owner_references)
 
 
 def _uses_accelerator(pod: Pod, policy: Policy) -> bool:

@@ -5,7 +5,7 @@ import logging
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from time import perf_counter
 from typing import Any, Final
 
@@ -28,6 +28,7 @@ Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
 # The API server gives a webhook at most 30 seconds; what has not come by then never will.
 _BODY_SECONDS: Final = 30.0
 _FIRST_BYTES_SECONDS: Final = 10.0
+_LINGER_SECONDS: Final = 2.0
 # Longer than the 90 seconds for which Go's HTTP client keeps an idle connection, so that it is never we who close one
 # that the API server is about to use (net/http, DefaultTransport.IdleConnTimeout).
 _IDLE_SECONDS: Final = 120
@@ -42,12 +43,18 @@ _PATHS: Final[dict[str, tuple[str, Stages]]] = {
 
 
 class _RequestError(Exception):
-    """A request that gets an HTTP error: status, text and what to count it as."""
+    """A request that gets an HTTP error.
 
-    def __init__(self, status: int, text: str, outcome: str = "bad-request") -> None:
+    Attributes:
+        outcome: What it is counted as.
+        unread: Whether the client may still be sending its body.
+    """
+
+    def __init__(self, status: int, text: str, outcome: str = "bad-request", *, unread: bool = False) -> None:
         super().__init__(text)
         self.status = status
         self.outcome = outcome
+        self.unread = unread
 
 
 class Application:
@@ -64,7 +71,8 @@ class Application:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         webhook, stages = _PATHS.get(scope["path"], ("", ()))
         if not webhook:
-            await _refuse(send, scope, _RequestError(404, f"there is nothing here; try {' or '.join(_PATHS)}"))
+            text = f"there is nothing here; try {' or '.join(_PATHS)}"
+            await _refuse(scope, receive, send, _RequestError(404, text, unread=True))
             return
         try:
             content = await _body(scope, receive)
@@ -73,7 +81,7 @@ class Application:
             self._seconds[webhook].observe(perf_counter() - started)
         except _RequestError as error:
             self._metrics.reviews.labels(webhook, error.outcome).inc()
-            await _refuse(send, scope, error)
+            await _refuse(scope, receive, send, error)
             return
         await _reply(send, 200, answer, _JSON)
 
@@ -117,11 +125,13 @@ class Application:
 async def _body(scope: Scope, receive: Receive) -> bytes:
     """The whole body of a POST of JSON."""
     if scope["method"] != "POST":
-        raise _RequestError(405, f"{scope['method']} is not answered; send an AdmissionReview by POST")
+        raise _RequestError(405, f"{scope['method']} is not answered; send an AdmissionReview by POST", unread=True)
     headers: dict[bytes, bytes] = dict(scope["headers"])
     kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
     if kind != b"application/json":
-        raise _RequestError(415, f"the content type is {kind.decode('latin-1')!r}; it must be application/json")
+        raise _RequestError(
+            415, f"the content type is {kind.decode('latin-1')!r}; it must be application/json", unread=True
+        )
     length = headers.get(b"content-length", b"")
     if length.isdigit() and int(length) > wire.MOST_BYTES:
         raise _too_large(int(length))
@@ -145,13 +155,30 @@ async def _body(scope: Scope, receive: Receive) -> bytes:
 
 
 def _too_large(size: int) -> _RequestError:
-    return _RequestError(413, f"the body is {size} bytes or more; at most {wire.MOST_BYTES} are read", "too-large")
+    text = f"the body is {size} bytes or more; at most {wire.MOST_BYTES} are read"
+    return _RequestError(413, text, "too-large", unread=True)
 
 
-async def _refuse(send: Send, scope: Scope, error: _RequestError) -> None:
+async def _refuse(scope: Scope, receive: Receive, send: Send, error: _RequestError) -> None:
     log.warning("request refused path=%s status=%d reason=%r", scope["path"], error.status, str(error))
-    # What is left of the body is not waited for.
-    await _reply(send, error.status, f"{error}\n".encode(), _TEXT, (b"connection", b"close"))
+    body = f"{error}\n".encode()
+    headers = [_TEXT, (b"connection", b"close"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": True})
+    if error.unread:
+        await _let_finish(receive)
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def _let_finish(receive: Receive) -> None:
+    """Pass over what is still being sent: closing before would reset the connection, and the answer with it.
+
+    See RFC 9112, section 9.6.
+    """
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_LINGER_SECONDS):
+            while (await receive()).get("more_body", False):
+                pass
 
 
 async def _reply(send: Send, status: int, body: bytes, *headers: tuple[bytes, bytes]) -> None:

@@ -8,8 +8,9 @@ from textwrap import shorten
 from typing import Final
 
 from tasuki.kube.names import GPU_SHARING, GPU_SLICE, NVIDIA_GPU
+from tasuki.process.sentences import shown
 from webhooks.editing import require
-from webhooks.mutations.wording import nearest, quoted
+from webhooks.mutations.wording import nearest
 from webhooks.nodes import AcceleratorNodes
 from webhooks.patch import Operation, Operations, add, pointer, remove, set_keys
 from webhooks.pod import Place, Pod, Requirement, Resources, annotation, places, requested
@@ -202,7 +203,7 @@ def _nobody_offers(word: str, scene: Scene) -> str:
 def _unknown(value: str, scene: Scene) -> str:
     meant = _meant(value.lower(), scene)
     hint = f" (did you mean {meant}?)" if meant else ""
-    return f"annotation {GPU_SLICE}: {quoted(value)} is no kind of slice{hint}; {_forms(scene)}"
+    return f"annotation {GPU_SLICE}: {shown(value)} is no kind of slice{hint}; {_forms(scene)}"
 
 
 def _meant(word: str, scene: Scene) -> str:

@@ -2,17 +2,19 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from difflib import get_close_matches
 from typing import Final
 
 import msgspec
 
 from tasuki.kube.names import MODULES, MODULES_CONTAINERS
-from webhooks.catalogue import Catalogue, find, nearest
+from tasuki.process.sentences import shown
+from webhooks import catalogue
+from webhooks.catalogue import Catalogue
 from webhooks.editing import add_volumes, set_node_selector
 from webhooks.mutations.modules_delivery import deliver, delivery_for, warnings
 from webhooks.mutations.modules_loading import loaders
 from webhooks.mutations.modules_wish import NAME, Wish
+from webhooks.mutations.wording import nearest
 from webhooks.patch import Operations
 from webhooks.pod import Place, Pod, Volume, places
 from webhooks.policy.model import Modules
@@ -22,6 +24,7 @@ from webhooks.scene import NOTHING, Change, RefusedError, Scene
 _MODULE: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*(?:/[A-Za-z0-9_][A-Za-z0-9_.+-]*){0,3}", re.ASCII)
 _LONGEST_MODULE: Final = 128
 _MOST_MODULES: Final = 64
+_MOST_NAMED: Final = 10
 _SEPARATORS: Final = re.compile(r"[\s,]+")
 
 
@@ -31,7 +34,7 @@ def modules(pod: Pod, scene: Scene) -> Change:
     if MODULES not in annotations:
         if MODULES_CONTAINERS not in annotations:
             return NOTHING
-        return Change(warnings=(f"{MODULES_CONTAINERS} is without effect: there is no {MODULES}",))
+        return Change(warnings=(f"annotation {MODULES_CONTAINERS} has no effect without {MODULES}",))
     names = _requested(annotations[MODULES])
     if not names:
         return NOTHING
@@ -61,18 +64,19 @@ def _requested(written: str) -> Sequence[str]:
     names = _words(written)
     for name in names:
         if len(name) > _LONGEST_MODULE or not _MODULE.fullmatch(name):
-            shown = name if len(name) <= _LONGEST_MODULE else f"{name[:_LONGEST_MODULE]}…"
-            text = f"{MODULES}: {shown!r} is no module; write names such as gcc or gcc/12.3, with spaces between them"
+            text = (
+                f"{MODULES}: {shown(name)} is no module; write names such as gcc or gcc/12.3, with spaces between them"
+            )
             raise RefusedError(text)
     if len(names) > _MOST_MODULES:
         raise RefusedError(f"{MODULES}: {len(names)} modules are more than the {_MOST_MODULES} allowed; name fewer")
     return names
 
 
-def _require_listed(names: Iterable[str], catalogue: Catalogue) -> None:
+def _require_listed(names: Iterable[str], listed: Catalogue) -> None:
     for name in names:
-        if not find(catalogue, name):
-            close = nearest(catalogue, name)
+        if not catalogue.find(listed, name):
+            close = catalogue.nearest(listed, name)
             remedy = f"the nearest are {', '.join(close)}" if close else "`module spider` lists those that there are"
             raise RefusedError(f"{MODULES}: there is no module {name!r} in this cluster's catalogue; {remedy}")
 
@@ -83,9 +87,9 @@ def _affected(pod: Pod, written: str) -> Sequence[Place]:
     there = sorted(place.container.name for place in regular)
     for name in wanted:
         if name not in there:
-            likely = get_close_matches(name[:_LONGEST_MODULE], there, 1)
-            remedy = f"did you mean {likely[0]!r}?" if likely else f"the pod has {', '.join(there)}"
-            raise RefusedError(f"{MODULES_CONTAINERS}: the pod has no container {name[:63]!r}; {remedy}"[:1000])
+            likely = nearest(name, there)
+            remedy = f"did you mean {likely}?" if likely else f"the pod has {', '.join(there[:_MOST_NAMED])}"
+            raise RefusedError(f"{MODULES_CONTAINERS}: the pod has no container {shown(name)}; {remedy}")
     return [place for place in regular if not wanted or place.container.name in wanted]
 
 

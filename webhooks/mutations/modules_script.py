@@ -125,4 +125,4 @@ _REFERENCE: Final = re.compile(r"\$(?=[$(])")
 
 def literal(text: str) -> str:
     """So that the kubelet, which expands `$(NAME)` and `$$` in commands and environments, makes it `text` again."""
-    return _REFERENCE.sub("$$$$", text)
+    return _REFERENCE.sub("$$", text)

@@ -13,7 +13,7 @@ from webhooks.mutations.protection_findings import (
     requests_nvidia,
 )
 from webhooks.patch import Operation, append
-from webhooks.pod import EnvVar, Pod, places
+from webhooks.pod import EnvVar, Pod, is_of_daemon_set, places
 from webhooks.policy.model import Protection, Verdict, rule_for
 from webhooks.scene import NOTHING, Change, RefusedError, Scene
 
@@ -33,7 +33,7 @@ def protection(pod: Pod, scene: Scene) -> Change:
     _refuse(found.get("deny", ()))
     stripped = found.get("strip", ())
     removals = _last_first(stripped)
-    hidden = _hide(pod, scene, removals) if rule.hides_unrequested else ()
+    hidden = _hide(pod, scene, removals) if _hides(rule, pod) else ()
     if not (found or hidden):
         return NOTHING
     warnings = (*(f"{each.fact}: removed; {each.remedy}" for each in stripped), *_warnings(found.get("warn", ())))
@@ -96,6 +96,10 @@ def _last_first(found: Iterable[Finding]) -> tuple[Operation, ...]:
 def _position(operation: Operation) -> tuple[str, int]:
     of, _, index = operation.path.rpartition("/")
     return of, int(index)
+
+
+def _hides(rule: Protection, pod: Pod) -> bool:
+    return rule.hides_unrequested and (rule.hides_daemon_sets or not is_of_daemon_set(pod))
 
 
 def _hide(pod: Pod, scene: Scene, removals: Iterable[Operation]) -> tuple[Operation, ...]:

@@ -5,7 +5,7 @@ values go before), host paths behind persistent volumes, symbolic links on the h
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from posixpath import normpath
 from typing import Final, Literal
@@ -13,7 +13,7 @@ from typing import Final, Literal
 from tasuki.kube.names import GPU_SHARING, NVIDIA_DOMAIN
 from tasuki.process.sentences import shown
 from webhooks.patch import Operation, Operations, remove, replace
-from webhooks.pod import Container, EnvVar, Place, Pod, annotation, places, requested
+from webhooks.pod import Container, EnvVar, Place, Pod, Volume, annotation, places, requested
 from webhooks.policy.model import Policy, accelerators_among
 
 Rule = Literal["visible_devices", "privileged", "host_devices"]
@@ -66,13 +66,13 @@ class Finding:
 
 def findings(pod: Pod, policy: Policy) -> Iterator[Finding]:
     shared = is_shared_node_pod(pod, policy)
-    if not shared:
-        for place in places(pod):
+    every = list(places(pod))
+    for place in every:
+        if not shared:
             yield from _visible_devices(place)
-    yield from _privileged(pod, policy, shared=shared)
-    yield from _host_volumes(pod)
-    for place in places(pod):
         yield from _devices_by_mount(place)
+    yield from _privileged(every, policy, shared=shared)
+    yield from _host_volumes(pod.spec.volumes, every)
 
 
 def is_shared_node_pod(pod: Pod, policy: Policy) -> bool:
@@ -118,9 +118,9 @@ def _remedy(variable: EnvVar, *, granted: bool) -> str:
     return "request GPUs instead"
 
 
-def _privileged(pod: Pod, policy: Policy, *, shared: bool) -> Iterator[Finding]:
-    mighty = [place for place in places(pod) if place.container.security_context.privileged or _capabilities(place)]
-    if not mighty or not (shared or _requests_accelerators(pod, policy)):
+def _privileged(every: Sequence[Place], policy: Policy, *, shared: bool) -> Iterator[Finding]:
+    mighty = [place for place in every if place.container.security_context.privileged or _capabilities(place)]
+    if not mighty or not (shared or _requests_accelerators(every, policy)):
         return
     for place in mighty:
         context = f"{place.path}/securityContext"
@@ -144,23 +144,24 @@ def _capabilities(place: Place) -> list[tuple[int, str]]:
     ]
 
 
-def _requests_accelerators(pod: Pod, policy: Policy) -> bool:
-    return any(accelerators_among(requested(place.container), policy) for place in places(pod))
+def _requests_accelerators(every: Iterable[Place], policy: Policy) -> bool:
+    return any(accelerators_among(requested(place.container), policy) for place in every)
 
 
-def _host_volumes(pod: Pod) -> Iterator[Finding]:
-    for index, volume in enumerate(pod.spec.volumes):
+def _host_volumes(volumes: Iterable[Volume], every: Sequence[Place]) -> Iterator[Finding]:
+    """Also those that nothing mounts yet: an ephemeral container may do so later."""
+    for index, volume in enumerate(volumes):
         if volume.host_path is not None and reaches_devices(volume.host_path.path):
             yield Finding(
                 rule="host_devices",
                 fact=f"volume {shown(volume.name)} reaches devices by hostPath {shown(volume.host_path.path)}",
                 remedy="request accelerators instead",
-                removal=(*_unmount(pod, volume.name), remove(f"/spec/volumes/{index}")),
+                removal=(*_unmount(volume.name, every), remove(f"/spec/volumes/{index}")),
             )
 
 
-def _unmount(pod: Pod, volume: str) -> Iterator[Operation]:
-    for place in places(pod):
+def _unmount(volume: str, every: Iterable[Place]) -> Iterator[Operation]:
+    for place in every:
         for index, mount in enumerate(place.container.volume_mounts):
             if mount.name == volume:
                 yield remove(f"{place.path}/volumeMounts/{index}")

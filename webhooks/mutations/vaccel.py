@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any, Final
 
 from tasuki.kube.names import GPU_SHARING, VACCEL
-from tasuki.process.sentences import alternatives, nearest, shown
+from tasuki.process.sentences import alternatives, shown
 from webhooks.editing import (
     ReservedNameError,
     add_missing_env,
@@ -15,6 +15,7 @@ from webhooks.editing import (
     set_node_selector,
 )
 from webhooks.mutations.injected import PREFIX, users_containers
+from webhooks.mutations.wording import nearest
 from webhooks.patch import Operation, Operations, add, plain, prepend, set_keys
 from webhooks.pod import (
     Capabilities,
@@ -38,9 +39,6 @@ _PLUGINS: Final = "VACCEL_PLUGINS"
 
 _AGENT: Final = f"{PREFIX}vaccel-agent"
 _DEFAULT_CONTAINER: Final = "kubectl.kubernetes.io/default-container"
-# Users' words are compared with ours by their beginning, for comparing takes quadratic time.
-_LONGEST_COMPARED: Final = 64
-
 _SHARED_NODE: Final = "shared-node"
 
 _SOCKET_VOLUME: Final = "tasuki-vaccel"
@@ -78,7 +76,7 @@ def vaccel(pod: Pod, scene: Scene) -> Change:
         raise RefusedError(f"{VACCEL}: this cluster offers no vAccel; leave the annotation out")
     mode = annotation(pod, VACCEL)
     if mode not in offers:
-        near = nearest(mode[:_LONGEST_COMPARED], offers, alike=0.5)
+        near = nearest(mode, offers)
         likely = f"is it {near!r}? " if near else ""
         raise RefusedError(f"{VACCEL}: {shown(mode)} is not offered here; {likely}write {alternatives(offers)}")
     return offers[mode](pod)

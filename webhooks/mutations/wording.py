@@ -1,11 +1,8 @@
-"""How users' own words stand in our sentences."""
+"""What users may have meant."""
 
 from collections.abc import Iterable
 
 from tasuki.process import sentences
-from tasuki.process.sentences import shown as quoted
-
-__all__ = ["nearest", "quoted"]
 
 # Comparing takes quadratic time, so that longer words are compared by their beginning only.
 _LONGEST_COMPARED = 64

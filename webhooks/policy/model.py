@@ -73,12 +73,15 @@ class Protection(NamespaceRule, frozen=True, kw_only=True):
         host_devices: Device nodes of accelerators mounted by hostPath.
         hides_unrequested: Whether containers that ask for no GPU, in pods that could land beside one, get the
             settings with which NVIDIA's runtime injects none, also where their image asks for all.
+        hides_daemon_sets: Whether that is so for pods of DaemonSets as well, such as the exporters of GPU metrics,
+            which rely on their image for the devices that they watch.
     """
 
     visible_devices: Verdict = "warn"
     privileged: Verdict = "warn"
     host_devices: Verdict = "warn"
     hides_unrequested: bool = True
+    hides_daemon_sets: bool = False
 
 
 class Policy(Section, frozen=True, kw_only=True):

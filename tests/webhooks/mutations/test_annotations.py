@@ -72,21 +72,6 @@ def test_a_known_name_in_the_wrong_place_is_told(
     assert warning.endswith(expected)
 
 
-@pytest.mark.parametrize(
-    ("alone", "missing"),
-    [
-        pytest.param("tasuki.dev/gpu-devices", "tasuki.dev/gpu-sharing", id="devices of no shared node"),
-        pytest.param("tasuki.dev/modules-containers", "tasuki.dev/modules", id="containers of no modules"),
-    ],
-)
-def test_an_annotation_without_the_one_that_it_belongs_to_is_told(alone: str, missing: str) -> None:
-    by_itself = admit(unknown_annotations, pod(annotations={alone: "x"}), scene())
-    together = admit(unknown_annotations, pod(annotations={alone: "x", missing: "x"}), scene())
-
-    assert by_itself.change.warnings == (f"annotation {alone} has no effect without {missing}",)
-    assert together.change is NOTHING
-
-
 def test_only_some_of_many_unknown_names_are_told() -> None:
     many = {f"tasuki.dev/name-{index}": "" for index in range(1000)}
 

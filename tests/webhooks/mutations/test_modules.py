@@ -102,7 +102,7 @@ def test_containers_without_modules_are_told_to_be_without_effect() -> None:
     admitted = admit(modules, pod(annotations={CONTAINERS: "main"}), where())
 
     assert admitted.operations == []
-    assert admitted.change.warnings == (f"{CONTAINERS} is without effect: there is no {MODULES}",)
+    assert admitted.change.warnings == (f"annotation {CONTAINERS} has no effect without {MODULES}",)
 
 
 def test_cluster_without_modules_refuses() -> None:
@@ -134,10 +134,10 @@ def test_any_text_is_carried_out_or_refused(names: str, containers: str) -> None
     asked = asking(names=names, annotations={CONTAINERS: containers})
     try:
         change = modules(msgspec.convert(asked, Pod), where(catalogue=CATALOGUE))
-    except RefusedError as refused:
-        assert len(str(refused)) <= 1000
-    else:
-        assert change is NOTHING or "gcc" in names or "cuda" in names
+    except RefusedError:
+        return
+
+    assert change is NOTHING or "gcc" in names or "cuda" in names
 
 
 @pytest.mark.parametrize("names", ["gcc/12.3 cuda/12.4", "gcc/12.3,cuda/12.4", "\n gcc/12.3 ,\tcuda/12.4,gcc/12.3 ,"])
@@ -174,7 +174,7 @@ def test_only_the_named_containers_get_modules() -> None:
 @pytest.mark.parametrize(
     ("written", "told"),
     [
-        pytest.param("trainr", "did you mean 'trainer'?", id="misspelt"),
+        pytest.param("trainr", "did you mean trainer?", id="misspelt"),
         pytest.param("zzz", "the pod has side, trainer", id="nothing like it"),
         pytest.param("setup", "the pod has no container 'setup'", id="an init container"),
     ],
@@ -186,6 +186,13 @@ def test_unknown_container_is_refused(written: str, told: str) -> None:
 
     with pytest.raises(RefusedError, match=re.escape(told)):
         admit(modules, asked, where())
+
+
+def test_refusal_of_a_long_text_is_short() -> None:
+    with pytest.raises(RefusedError) as refused:
+        admit(modules, asking(annotations={CONTAINERS: "x" * 100_000}), where())
+
+    assert len(str(refused.value)) < 1000
 
 
 def test_the_init_container_stands_in_for_its_container() -> None:

@@ -333,6 +333,19 @@ def test_gpus_are_not_hidden_from_pods_on_shared_nodes() -> None:
     assert admitted.operations == []
 
 
+@pytest.mark.parametrize("hides", [True, False], ids=["hidden", "left to their image"])
+def test_daemons_that_watch_gpus_rely_on_their_image(*, hides: bool) -> None:
+    exporter = pod()
+    exporter["metadata"]["ownerReferences"] = [
+        {"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "exporter", "uid": "1", "controller": True}
+    ]
+    where = scene(Policy(protection=(Protection(hides_daemon_sets=hides),)), nodes=Nodes(reachable=True))
+
+    admitted = admit(protection, exporter, where)
+
+    assert bool(admitted.operations) is hides
+
+
 def test_gpus_are_not_hidden_where_the_policy_does_not_say_so() -> None:
     assert admit(protection, pod(), under("deny", reachable=True)).change is NOTHING
 
