@@ -18,7 +18,7 @@ $(READY): pyproject.toml constraints/dev.txt
 
 .PHONY: help
 help: ## Say what there is to make
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 .PHONY: sandbox
 sandbox: $(READY) ## Run example pods on the GPUs of a simulated DGX A100, without a cluster
@@ -50,6 +50,10 @@ dependencies: $(READY) ## Declared is used
 .PHONY: bench
 bench: $(READY) ## Measure against the floor of plain gRPC, side by side
 	@$(BIN)/python -m bench.deviceplugin $(ARGS)
+
+.PHONY: bench-webhooks
+bench-webhooks: $(READY) ## Measure admission against the same server that answers with a constant; needs wrk
+	@$(BIN)/python -m bench.webhooks $(ARGS)
 
 .PHONY: format
 format: $(READY) ## Format, and fix what can be fixed
