@@ -77,7 +77,7 @@ def _try(settings: Settings, pods: Path) -> int:
         world.use_policy(read_policy(settings.policy.read_bytes()))
         if settings.modules_catalogue.is_file():
             world.use_catalogue(read_catalogue(settings.modules_catalogue.read_text(encoding="utf-8")))
-        return 0 if try_pods(pods, world, settings.trial_namespace) else 1
+        return 0 if try_pods(pods, world, settings.trial_namespace, sys.stdout, sys.stderr) else 1
     except (OSError, ConfigError, ValueError, TrialError) as error:
         print(error, file=sys.stderr)  # noqa: T201 - what a person asked for
         return 2

@@ -8,6 +8,7 @@ from typing import Any, Final, TextIO
 import msgspec
 import yaml
 
+from tasuki.process.sentences import shown
 from webhooks.patch import apply, plain
 from webhooks.review import review
 from webhooks.world import World
@@ -29,7 +30,7 @@ class TrialError(Exception):
     """The file cannot be tried."""
 
 
-def try_pods(file: Path, world: World, namespace: str, out: TextIO = sys.stdout, report: TextIO = sys.stderr) -> bool:
+def try_pods(file: Path, world: World, namespace: str, out: TextIO, report: TextIO) -> bool:
     """Write every pod of the file as it would be admitted to `out`, and what is said of it to `report`.
 
     Returns:
@@ -43,7 +44,7 @@ def try_pods(file: Path, world: World, namespace: str, out: TextIO = sys.stdout,
         raise TrialError(f"{file} has no pods; write one of {', '.join(_TEMPLATES)}")
     admitted = True
     for title, pod in pods:
-        where = pod.get("metadata", {}).get("namespace") or namespace
+        where = _mapping(pod, "metadata", title).get("namespace") or namespace
         scene = world.scene(where)
         if scene is None:
             print(f"{title}: pods of namespace {where} are left alone", file=report)
@@ -70,27 +71,44 @@ def _pods(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise TrialError(f"{file} cannot be read: {error}") from error
     for document in documents:
-        if not isinstance(document, dict):
-            raise TrialError(f"{file} has a document that is no Kubernetes object")
-        items = document.get("items") if document.get("kind") == "List" else [document]
-        for item in items or []:
-            yield from _pod(item)
+        yield from _found(document)
 
 
-def _pod(document: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-    steps = _TEMPLATES.get(str(document.get("kind"))) if isinstance(document, dict) else None
+def _found(document: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    if not isinstance(document, dict):
+        raise TrialError(f"{shown(document)} is no Kubernetes object")
+    kind = str(document.get("kind"))
+    if kind == "List":
+        items = document.get("items") or []
+        if not isinstance(items, list):
+            raise TrialError(f"List: items is {shown(items)}; it must be a list")
+        for item in items:
+            yield from _found(item)
+        return
+    steps = _TEMPLATES.get(kind)
     if steps is None:
         return
-    title = f"{document['kind']} {(document.get('metadata') or {}).get('name', '')}".strip()
-    found = document
-    for step in steps:
-        found = found.get(step) or {}
-    if found is document:
+    metadata = _mapping(document, "metadata", kind)
+    title = f"{kind} {metadata.get('name') or metadata.get('generateName', '')}".strip()
+    if not steps:
         yield title, document
         return
-    namespace = (document.get("metadata") or {}).get("namespace")
-    metadata = {**(found.get("metadata") or {}), **({"namespace": namespace} if namespace else {})}
-    yield title, {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": found.get("spec") or {}}
+    found, path = document, title
+    for step in steps:
+        found, path = _mapping(found, step, path), f"{path} {step}"
+    namespace = {"namespace": metadata["namespace"]} if metadata.get("namespace") else {}
+    spec, of_pod = _mapping(found, "spec", path), _mapping(found, "metadata", path)
+    yield title, {"apiVersion": "v1", "kind": "Pod", "metadata": {**of_pod, **namespace}, "spec": spec}
+
+
+def _mapping(document: dict[str, Any], key: str, path: str) -> dict[str, Any]:
+    """What a key holds; empty if it is absent."""
+    value = document.get(key)
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise TrialError(f"{path}: {key} is {shown(value)}; it must be a mapping")
+    return value
 
 
 def _write(pod: dict[str, Any], out: TextIO) -> None:
