@@ -46,6 +46,22 @@ class Metrics:
             ["watch"],
             registry=registry,
         )
-        for webhook in WEBHOOKS:
-            for outcome in OUTCOMES:
-                self.reviews.labels(webhook, outcome)
+        # Every one from the start, so that a rate can be taken of the first. Looking one up by its labels takes longer
+        # than counting.
+        self._reviewed = {
+            (each, outcome): self.reviews.labels(each, outcome) for each in WEBHOOKS for outcome in OUTCOMES
+        }
+        self._took = {each: self.seconds.labels(each) for each in WEBHOOKS}
+        self._mutated: dict[tuple[str, str], Counter] = {}
+
+    def reviewed(self, webhook: str, outcome: str) -> None:
+        self._reviewed[webhook, outcome].inc()
+
+    def took(self, webhook: str, seconds: float) -> None:
+        self._took[webhook].observe(seconds)
+
+    def mutated(self, mutation: str, outcome: str) -> None:
+        counter = self._mutated.get((mutation, outcome))
+        if counter is None:
+            counter = self._mutated[mutation, outcome] = self.mutations.labels(mutation, outcome)
+        counter.inc()

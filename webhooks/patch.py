@@ -73,7 +73,8 @@ def set_keys(path: str, there: Mapping[str, object], wanted: Mapping[str, object
 
 def plain(value: object) -> Any:
     """As JSON has it: a struct becomes an object without its defaults, a tuple a list."""
-    return _copied(msgspec.to_builtins(value))
+    # Through JSON: `to_builtins` leaves tuples as they are, and a document has none.
+    return value if isinstance(value, str) else msgspec.json.decode(msgspec.json.encode(value))
 
 
 def covers(found: object, wanted: object) -> bool:
@@ -139,9 +140,4 @@ def _carry_out(operation: Operation, parent: Any, last: str) -> None:
 
 def _copied(value: Any) -> Any:
     """Anew, as a later operation may change within the document what an earlier one put there, but not that one."""
-    if isinstance(value, dict):
-        return {key: _copied(each) for key, each in value.items()}
-    # msgspec leaves tuples as they are, which its JSON encoder writes as arrays, but a document has no tuples.
-    if isinstance(value, list | tuple):
-        return [_copied(each) for each in value]
-    return value
+    return plain(value) if isinstance(value, dict | list) else value

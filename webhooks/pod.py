@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -176,6 +176,9 @@ class Pod(_Part, frozen=True, kw_only=True):
     spec: PodSpec = PodSpec()
 
 
+_NONE: Final[frozenset[str]] = frozenset()
+_ZERO: Final = ("0", 0)
+
 Kind = Literal["containers", "initContainers", "ephemeralContainers"]
 
 
@@ -217,8 +220,8 @@ def is_of_daemon_set(pod: Pod) -> bool:
 
 def requested(container: Container) -> frozenset[str]:
     """The names of all resources of which a container wants more than none."""
-    resources = container.resources
-    if not resources.limits and not resources.requests:
-        return frozenset()
-    wanted = {**resources.requests, **resources.limits}
-    return frozenset(name for name, amount in wanted.items() if amount not in ("0", 0))
+    limits, requests = container.resources.limits, container.resources.requests
+    if not limits and not requests:
+        return _NONE
+    wanted = {**requests, **limits} if limits.keys() != requests.keys() else limits
+    return frozenset([name for name, amount in wanted.items() if amount not in _ZERO])

@@ -13,6 +13,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from webhooks import wire
+from webhooks.memo import Memo
 from webhooks.metrics import Metrics
 from webhooks.review import CHECKS, MUTATIONS, Outcome, Stages, review
 from webhooks.world import World
@@ -25,9 +26,8 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-# The API server gives a webhook at most 30 seconds; what has not come by then never will.
-_BODY_SECONDS: Final = 30.0
-_FIRST_BYTES_SECONDS: Final = 10.0
+# The API server sends a request at once and gives a webhook at most 30 seconds.
+_REQUEST_SECONDS: Final = 30.0
 _LINGER_SECONDS: Final = 2.0
 # Longer than the 90 seconds for which Go's HTTP client keeps an idle connection, so that it is never we who close one
 # that the API server is about to use (net/http, DefaultTransport.IdleConnTimeout).
@@ -66,7 +66,7 @@ class Application:
     def __init__(self, world: World, metrics: Metrics) -> None:
         self._world: Final = world
         self._metrics: Final = metrics
-        self._seconds: Final = {name: metrics.seconds.labels(name) for name, _ in _PATHS.values()}
+        self._memo: Final = Memo()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         webhook, stages = _PATHS.get(scope["path"], ("", ()))
@@ -78,12 +78,12 @@ class Application:
             content = await _body(scope, receive)
             started = perf_counter()
             answer = self._answer(webhook, stages, content)
-            self._seconds[webhook].observe(perf_counter() - started)
+            self._metrics.took(webhook, perf_counter() - started)
         except _RequestError as error:
-            self._metrics.reviews.labels(webhook, error.outcome).inc()
+            self._metrics.reviewed(webhook, error.outcome)
             await _refuse(scope, receive, send, error)
             return
-        await _reply(send, 200, answer, _JSON)
+        await _reply(send, answer)
 
     def _answer(self, webhook: str, stages: Stages, content: bytes) -> bytes:
         try:
@@ -98,7 +98,8 @@ class Application:
         if scene is None:
             return self._passed(webhook, asked.uid, "exempt")
         try:
-            outcome = review(asked.object, scene, stages)
+            key = (webhook, scene.namespace, bytes(asked.object))
+            outcome = self._memo.outcome(self._world.generation, key, lambda: review(key[2], scene, stages))
         except Exception as error:
             # Whether the pod gets in untouched or not at all is the failurePolicy's to say.
             log.exception("a review failed webhook=%s namespace=%s name=%s", webhook, asked.namespace, asked.name)
@@ -107,18 +108,18 @@ class Application:
         return self._encoded(webhook, asked.uid, outcome)
 
     def _passed(self, webhook: str, uid: str, outcome: str) -> bytes:
-        self._metrics.reviews.labels(webhook, outcome).inc()
+        self._metrics.reviewed(webhook, outcome)
         return wire.allowed(uid)
 
     def _encoded(self, webhook: str, uid: str, outcome: Outcome) -> bytes:
         metrics = self._metrics
         if outcome.refusal:
-            metrics.reviews.labels(webhook, "refused").inc()
-            metrics.mutations.labels(outcome.refused_by, "refused").inc()
+            metrics.reviewed(webhook, "refused")
+            metrics.mutated(outcome.refused_by, "refused")
             return wire.refused(uid, outcome.refusal, outcome.warnings, outcome.notes)
-        metrics.reviews.labels(webhook, "patched" if outcome.operations else "untouched").inc()
+        metrics.reviewed(webhook, "patched" if outcome.operations else "untouched")
         for name in outcome.changed:
-            metrics.mutations.labels(name, "changed").inc()
+            metrics.mutated(name, "changed")
         return wire.allowed(uid, outcome.operations, outcome.warnings, outcome.notes)
 
 
@@ -137,21 +138,18 @@ async def _body(scope: Scope, receive: Receive) -> bytes:
         raise _too_large(int(length))
     pieces: list[bytes] = []
     size = 0
-    try:
-        async with asyncio.timeout(_BODY_SECONDS):
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise _RequestError(400, "the connection ended within the body")
-                piece: bytes = message.get("body", b"")
-                size += len(piece)
-                if size > wire.MOST_BYTES:
-                    raise _too_large(size)
-                pieces.append(piece)
-                if not message.get("more_body", False):
-                    return b"".join(pieces) if len(pieces) > 1 else piece
-    except TimeoutError:
-        raise _RequestError(408, f"the body did not come within {_BODY_SECONDS:.0f} seconds") from None
+    # _Protocol bounds this wait.
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise _RequestError(400, "the connection ended within the body")
+        piece: bytes = message.get("body", b"")
+        size += len(piece)
+        if size > wire.MOST_BYTES:
+            raise _too_large(size)
+        pieces.append(piece)
+        if not message.get("more_body", False):
+            return b"".join(pieces) if len(pieces) > 1 else piece
 
 
 def _too_large(size: int) -> _RequestError:
@@ -181,29 +179,46 @@ async def _let_finish(receive: Receive) -> None:
                 pass
 
 
-async def _reply(send: Send, status: int, body: bytes, *headers: tuple[bytes, bytes]) -> None:
-    length = (b"content-length", str(len(body)).encode())
-    await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
+async def _reply(send: Send, body: bytes) -> None:
+    headers = [_JSON, (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 
 class _Protocol(HttpToolsProtocol):
-    """uvicorn's, which waits for ever for the first request of a connection; here that has a limit, too."""
+    """uvicorn's, which would wait for ever for a request to arrive whole; here that has a limit."""
+
+    _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._first_bytes = self.loop.call_later(_FIRST_BYTES_SECONDS, self._close_unused)
+        self._set_deadline()
 
-    def on_headers_complete(self) -> None:
-        self._first_bytes.cancel()
-        super().on_headers_complete()
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        if self._deadline is None:
+            self._set_deadline()
+
+    def on_message_complete(self) -> None:
+        self._drop_deadline()
+        super().on_message_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._first_bytes.cancel()
+        self._drop_deadline()
         super().connection_lost(exc)
 
-    def _close_unused(self) -> None:
+    def _set_deadline(self) -> None:
+        self._deadline = self.loop.call_later(_REQUEST_SECONDS, self._give_up)
+
+    def _drop_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _give_up(self) -> None:
+        self._deadline = None
         if not self.transport.is_closing():
+            log.warning("a request did not arrive whole in time client=%s seconds=%g", self.client, _REQUEST_SECONDS)
             self.transport.close()
 
 

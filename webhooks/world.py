@@ -26,6 +26,9 @@ class World:
 
     Args:
         own_namespace: That of the webhooks themselves, whose pods are never touched.
+
+    Attributes:
+        generation: Another number whenever scenes may differ from before.
     """
 
     def __init__(self, own_namespace: str) -> None:
@@ -35,6 +38,7 @@ class World:
         self._nodes: AcceleratorNodes | None = None
         self._scenes: dict[str, Scene | None] = {}
         self._stale = asyncio.Event()
+        self.generation = 0
 
     @property
     def has_policy(self) -> bool:
@@ -42,20 +46,20 @@ class World:
 
     def use_policy(self, policy: Policy) -> None:
         self._policy = policy
-        self._scenes = {}
+        self._renew()
         self._stale.set()
 
     def use_cluster(self, cluster: Cluster) -> None:
         """Take up what the watches see; the catalogue comes from elsewhere."""
         nodes_changed = cluster.nodes is not self._cluster.nodes
         self._cluster = replace(cluster, catalogue=self._cluster.catalogue)
-        self._scenes = {}
+        self._renew()
         if nodes_changed:
             self._stale.set()
 
     def use_catalogue(self, catalogue: Catalogue | None) -> None:
         self._cluster = replace(self._cluster, catalogue=catalogue)
-        self._scenes = {}
+        self._renew()
 
     async def run(self) -> None:
         """Index the nodes anew, in a thread, whenever they or the policy have changed."""
@@ -65,8 +69,12 @@ class World:
             if self._policy is None or self._cluster.nodes is None:
                 continue
             self._nodes = await asyncio.to_thread(index_nodes, self._cluster.nodes.values(), self._policy)
-            self._scenes = {}
+            self._renew()
             log.debug("nodes indexed nodes=%d resources=%d", len(self._cluster.nodes), len(self._nodes.resources))
+
+    def _renew(self) -> None:
+        self._scenes = {}
+        self.generation += 1
 
     def scene(self, namespace: str) -> Scene | None:
         """Where a pod of the namespace arrives; None if its pods are left alone.

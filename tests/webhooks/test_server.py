@@ -313,7 +313,7 @@ async def refuses_connections(service: Service) -> None:
 
 
 async def test_a_connection_that_never_asks_is_closed(tls: Tls, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_module, "_FIRST_BYTES_SECONDS", 0.1)
+    monkeypatch.setattr(server_module, "_REQUEST_SECONDS", 0.1)
     async with running(tls) as service:
         client = await service.client()
         client.writer.write(b"POST /mutate HTTP/1.1\r\nHost:")
@@ -326,12 +326,53 @@ async def test_a_connection_that_never_asks_is_closed(tls: Tls, monkeypatch: pyt
 
 
 async def test_a_body_that_never_ends_is_given_up(tls: Tls, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_module, "_BODY_SECONDS", 0.1)
+    monkeypatch.setattr(server_module, "_REQUEST_SECONDS", 0.1)
     async with running(tls) as service:
         client = await service.client()
+        await client.review(pod())
         client.begin("/mutate", 100)
 
-        status, _, _ = await client.answer()
+        async with asyncio.timeout(5):
+            rest = await client.reader.read()
 
-        assert status == 408
+        assert rest == b""
         client.close()
+
+
+async def test_a_connection_may_rest_between_requests(tls: Tls, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "_REQUEST_SECONDS", 0.1)
+    async with running(tls) as service:
+        client = await service.client()
+        await client.review(pod())
+        await asyncio.sleep(0.3)
+
+        response = await client.review(pod())
+
+        assert response["allowed"] is True
+        client.close()
+
+
+async def test_pods_of_one_template_are_decided_once_until_something_changes(
+    service: Service, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decided: list[str] = []
+
+    def counting(asked: Pod, where: Scene) -> Change:
+        decided.append(where.namespace)
+        return Change(warnings=("seen",))
+
+    monkeypatch.setitem(server_module._PATHS, "/mutate", ("mutate", (("counting", counting),)))
+    for namespace in ("research", "research", "elsewhere"):
+        response = await client.review(pod(), namespace=namespace)
+        assert response["warnings"] == ["seen"]
+    await client.review(pod(container(gpus=1)))
+    service.world.use_policy(Policy())
+    await client.review(pod())
+
+    assert decided == ["research", "elsewhere", "research", "research"]
+
+
+async def test_each_answer_has_the_uid_of_its_question(client: Client) -> None:
+    first, second = [await client.review(pod(), uid=uid) for uid in ("one", "two")]
+
+    assert (first["uid"], second["uid"]) == ("one", "two")

@@ -33,7 +33,8 @@ _HARMLESS: Final[Mapping[str, frozenset[str]]] = {
 _PRIVILEGED_CAPABILITIES: Final = frozenset({"SYS_ADMIN", "ALL"})
 
 # With /dev/null mounted there, NVIDIA's toolkit gives the device that the path names.
-_DEVICES_BY_MOUNT: Final = "/run/nvidia-container-devices"
+_FOLDER: Final = "nvidia-container-devices"
+_DEVICES_BY_MOUNT: Final = f"/run/{_FOLDER}"
 
 # Device nodes (those in /dev/char are links to all of them), another process's view of the files, the folder where
 # GPU operators keep a driver with a /dev of its own, and the sockets by which devices are handed out.
@@ -169,7 +170,8 @@ def _unmount(volume: str, every: Iterable[Place]) -> Iterator[Operation]:
 
 def _devices_by_mount(place: Place) -> Iterator[Finding]:
     for index, mount in enumerate(place.container.volume_mounts):
-        if _real(mount.mount_path).startswith(_DEVICES_BY_MOUNT):
+        # Of the mounts of all pods, hardly one needs the closer look.
+        if _FOLDER in mount.mount_path and _real(mount.mount_path).startswith(_DEVICES_BY_MOUNT):
             yield Finding(
                 rule="host_devices",
                 fact=f"{_container(place)} asks for a GPU by its mount at {shown(mount.mount_path)}",
