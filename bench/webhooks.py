@@ -25,6 +25,8 @@ from bench.measuring import Row, machine, resident_mib, table
 _POLICY: Final = Path(__file__).parents[1] / "manifests" / "webhooks" / "base" / "policy.yaml"
 _BODY_BYTES: Final = 5_000
 _MEMORY_REVIEWS: Final = 100_000
+# Where the client writes another number into each pod, if each is to be another.
+_NUMBER: Final = "@@@@@@@@@@"
 _UNITS_MS: Final = {"us": 0.001, "ms": 1.0, "s": 1000.0}
 
 
@@ -111,7 +113,7 @@ def body(of: dict[str, Any]) -> bytes:
         },
     }
     missing = _BODY_BYTES - len(json.dumps(review)) - len('"example.com/padding": "", ')
-    of["metadata"]["annotations"]["example.com/padding"] = "x" * max(0, missing)
+    of["metadata"]["annotations"]["example.com/padding"] = _NUMBER + "x" * max(0, missing - len(_NUMBER))
     return json.dumps(review).encode()
 
 
@@ -168,14 +170,33 @@ def middle(loads: Sequence[Load]) -> Load:
     )
 
 
-def compared(title: str, content: bytes, folder: Path, rounds: int, seconds: float) -> list[Row]:
-    """One kind of pod at 1 and at 8 connections."""
+def script(content: bytes, folder: Path, *, numbered: bool) -> Path:
+    """What wrk sends: the same review again and again, or each with a pod that nobody has seen before."""
     (folder / "body").write_bytes(content)
-    script = folder / "post.lua"
-    script.write_text(
-        f'local file = io.open("{folder / "body"}", "rb")\nwrk.method = "POST"\nwrk.body = file:read("*a")\n'
-        'wrk.headers["Content-Type"] = "application/json"\n'
-    )
+    lines = [
+        f'local file = io.open("{folder / "body"}", "rb")',
+        'wrk.method = "POST"',
+        'wrk.body = file:read("*a")',
+        'wrk.headers["Content-Type"] = "application/json"',
+    ]
+    if numbered:
+        lines += [
+            "local count = math.floor(os.time() % 10000) * 100000",
+            f'local first, last = wrk.body:find("{_NUMBER}", 1, true)',
+            "local head, tail = wrk.body:sub(1, first - 1), wrk.body:sub(last + 1)",
+            "request = function()",
+            "  count = count + 1",
+            '  return wrk.format(nil, nil, nil, head .. string.format("%010d", count) .. tail)',
+            "end",
+        ]
+    file = folder / "post.lua"
+    file.write_text("\n".join(lines) + "\n")
+    return file
+
+
+def compared(title: str, content: bytes, folder: Path, asked: argparse.Namespace, *, numbered: bool) -> list[Row]:
+    """One kind of pod at 1 and at 8 connections."""
+    lua = script(content, folder, numbered=numbered)
     rows: list[Row] = []
     answer = folder / "answer"
     with server(_POLICY) as (ours, _):
@@ -183,8 +204,8 @@ def compared(title: str, content: bytes, folder: Path, rounds: int, seconds: flo
         with server(_POLICY, answer) as (constant, _):
             for connections in (1, 8):
                 seen: dict[int, list[Load]] = {ours: [], constant: []}
-                for port in (ours, constant) * (rounds + 1):
-                    seen[port].append(load(port, script, connections, seconds))
+                for port in (ours, constant) * (asked.rounds + 1):
+                    seen[port].append(load(port, lua, connections, asked.seconds))
                 # The first round of each warms it up.
                 mine, floor = middle(seen[ours][1:]), middle(seen[constant][1:])
                 share = mine.per_second / floor.per_second
@@ -208,17 +229,17 @@ def compared(title: str, content: bytes, folder: Path, rounds: int, seconds: flo
 
 
 def memory(content: bytes, folder: Path) -> Row:
-    """How much resident memory 100,000 reviews add."""
-    (folder / "body").write_bytes(content)
+    """How much resident memory 100,000 reviews add, each of another pod."""
+    lua = script(content, folder, numbered=True)
     with server(_POLICY) as (port, pid):
-        load(port, folder / "post.lua", 8, 3)
+        warm = load(port, lua, 8, 10).requests
         before = resident_mib(pid)
         done = 0
         while done < _MEMORY_REVIEWS:
-            done += load(port, folder / "post.lua", 8, 5).requests
+            done += load(port, lua, 8, 5).requests
         after = resident_mib(pid)
     return Row(
-        f"resident memory, before and after {done:,} reviews", f"{before:.1f} / {after:.1f} MiB", "flat",
+        f"resident memory, after {warm:,} reviews and {done:,} more", f"{before:.1f} / {after:.1f} MiB", "flat",
         after - before < 1.0,
     )  # fmt: skip
 
@@ -235,8 +256,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         folder = Path(name)
         gpu, cpu = body(pod(gpus=1)), body(pod(gpus=0))
         print(f"a review of {len(gpu):,} bytes; {machine()}\n", flush=True)
-        rows = compared("a GPU pod, changed", gpu, folder, asked.rounds, asked.seconds)
-        rows += compared("a CPU pod, changed", cpu, folder, asked.rounds, asked.seconds)
+        rows = [
+            *compared("GPU pods of one template", gpu, folder, asked, numbered=False),
+            *compared("CPU pods of one template", cpu, folder, asked, numbered=False),
+            *compared("GPU pods, each another", gpu, folder, asked, numbered=True),
+            *compared("CPU pods, each another", cpu, folder, asked, numbered=True),
+        ]
         rows.append(memory(gpu, folder))
     print(table(rows))
     return 0 if all(row.met for row in rows) else 1

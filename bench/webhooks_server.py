@@ -17,7 +17,7 @@ from webhooks.metrics import Metrics
 from webhooks.nodes import NodeFacts, Taint
 from webhooks.policy.model import Policy
 from webhooks.policy.reading import read_policy
-from webhooks.server import Application, Receive, ReviewServer, Scope, Send
+from webhooks.server import Application, AsgiScope, Receive, ReviewServer, Send
 from webhooks.world import World
 
 _NODES: Final = 5_000
@@ -64,7 +64,7 @@ class Constant:
         }
         self._body: Final = {"type": "http.response.body", "body": answer}
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         while (await receive()).get("more_body"):
             pass
         await send(self._start)

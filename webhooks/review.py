@@ -48,9 +48,6 @@ CHECKS: Final[Stages] = (
     ("team-priority", check_team_priority),
 )
 
-# Where we never have a say, so that a cluster can always be repaired.
-_MIRROR_POD: Final = "kubernetes.io/config.mirror"
-
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -82,8 +79,6 @@ def review(content: msgspec.Raw | bytes, scene: Scene, stages: Stages = MUTATION
         pod, document = _read(content)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         return Outcome(refusal=f"this is no Pod that Kubernetes would take: {error}", refused_by="decoding")
-    if _MIRROR_POD in pod.metadata.annotations:
-        return UNTOUCHED
     operations: list[Operation] = []
     warnings: list[str] = []
     notes: dict[str, str] = {}

@@ -6,6 +6,7 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from time import perf_counter
 from typing import Any, Final
 
@@ -13,18 +14,19 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from webhooks import wire
-from webhooks.memo import Memo
+from webhooks.memo import Decided, Memo
 from webhooks.metrics import Metrics
-from webhooks.review import CHECKS, MUTATIONS, Outcome, Stages, review
+from webhooks.review import CHECKS, MUTATIONS, Stages, review
+from webhooks.scene import Scene
 from webhooks.world import World
 
 log: Final = logging.getLogger(__name__)
 
-Scope = MutableMapping[str, Any]
+AsgiScope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
+Asgi = Callable[[AsgiScope, Receive, Send], Awaitable[None]]
 
 # The API server sends a request at once and gives a webhook at most 30 seconds.
 _REQUEST_SECONDS: Final = 30.0
@@ -68,7 +70,7 @@ class Application:
         self._metrics: Final = metrics
         self._memo: Final = Memo()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         webhook, stages = _PATHS.get(scope["path"], ("", ()))
         if not webhook:
             text = f"there is nothing here; try {' or '.join(_PATHS)}"
@@ -95,35 +97,40 @@ class Application:
         if not self._world.has_policy:
             raise _RequestError(503, "no policy has been read yet; see /readyz", "error")
         scene = self._world.scene(asked.namespace or "")
-        if scene is None:
+        if scene is None or asked.is_from_node:
             return self._passed(webhook, asked.uid, "exempt")
         try:
             key = (webhook, scene.namespace, bytes(asked.object))
-            outcome = self._memo.outcome(self._world.generation, key, lambda: review(key[2], scene, stages))
+            decided = self._memo.decided(self._world.generation, key, lambda: _decide(key[2], scene, stages))
         except Exception as error:
             # Whether the pod gets in untouched or not at all is the failurePolicy's to say.
             log.exception("a review failed webhook=%s namespace=%s name=%s", webhook, asked.namespace, asked.name)
             text = f"Tasuki could not review this pod, which is a defect of Tasuki: {type(error).__name__}"
             raise _RequestError(500, text, "error") from error
-        return self._encoded(webhook, asked.uid, outcome)
+        return self._encoded(webhook, asked.uid, decided)
 
     def _passed(self, webhook: str, uid: str, outcome: str) -> bytes:
         self._metrics.reviewed(webhook, outcome)
         return wire.allowed(uid)
 
-    def _encoded(self, webhook: str, uid: str, outcome: Outcome) -> bytes:
-        metrics = self._metrics
+    def _encoded(self, webhook: str, uid: str, decided: Decided) -> bytes:
+        metrics, outcome = self._metrics, decided.outcome
         if outcome.refusal:
             metrics.reviewed(webhook, "refused")
             metrics.mutated(outcome.refused_by, "refused")
             return wire.refused(uid, outcome.refusal, outcome.warnings, outcome.notes)
-        metrics.reviewed(webhook, "patched" if outcome.operations else "untouched")
+        metrics.reviewed(webhook, "patched" if decided.patch else "untouched")
         for name in outcome.changed:
             metrics.mutated(name, "changed")
-        return wire.allowed(uid, outcome.operations, outcome.warnings, outcome.notes)
+        return wire.allowed(uid, decided.patch, outcome.warnings, outcome.notes)
 
 
-async def _body(scope: Scope, receive: Receive) -> bytes:
+def _decide(pod: bytes, scene: Scene, stages: Stages) -> Decided:
+    outcome = review(pod, scene, stages)
+    return Decided(replace(outcome, operations=()), wire.patch(outcome.operations))
+
+
+async def _body(scope: AsgiScope, receive: Receive) -> bytes:
     """The whole body of a POST of JSON."""
     if scope["method"] != "POST":
         raise _RequestError(405, f"{scope['method']} is not answered; send an AdmissionReview by POST", unread=True)
@@ -157,7 +164,7 @@ def _too_large(size: int) -> _RequestError:
     return _RequestError(413, text, "too-large", unread=True)
 
 
-async def _refuse(scope: Scope, receive: Receive, send: Send, error: _RequestError) -> None:
+async def _refuse(scope: AsgiScope, receive: Receive, send: Send, error: _RequestError) -> None:
     log.warning("request refused path=%s status=%d reason=%r", scope["path"], error.status, str(error))
     body = f"{error}\n".encode()
     headers = [_TEXT, (b"connection", b"close"), (b"content-length", str(len(body)).encode())]

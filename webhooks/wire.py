@@ -33,6 +33,10 @@ class GroupVersionResource(_Part, frozen=True, kw_only=True):
     resource: str | None = None
 
 
+class UserInfo(_Part, frozen=True, kw_only=True):
+    groups: tuple[str, ...] | None = None
+
+
 class Request(_Part, frozen=True, kw_only=True):
     """What the API server asks.
 
@@ -47,6 +51,7 @@ class Request(_Part, frozen=True, kw_only=True):
     name: str | None = None
     namespace: str | None = None
     operation: str | None = None
+    user_info: UserInfo = UserInfo()
     object: msgspec.Raw = msgspec.Raw(b"null")
 
     @property
@@ -54,6 +59,15 @@ class Request(_Part, frozen=True, kw_only=True):
         resource = self.resource
         is_pod = resource.resource == "pods" and not resource.group and not self.sub_resource
         return is_pod and self.operation == "CREATE"
+
+    @property
+    def is_from_node(self) -> bool:
+        """Whether a kubelet asks; the only pods that it may create are mirrors of its static ones.
+
+        A mirror that differs is deleted and created again, for ever
+        (https://kubernetes.io/docs/reference/access-authn-authz/admission-controllers/#noderestriction).
+        """
+        return "system:nodes" in (self.user_info.groups or ())
 
 
 class _Review(_Part, frozen=True, kw_only=True):
@@ -108,16 +122,21 @@ def request(content: bytes) -> Request:
     return review.request
 
 
+def patch(operations: Operations) -> bytes:
+    """Operations as a JSON Patch; empty if there are none."""
+    return _encoder.encode(operations) if operations else b""
+
+
 def allowed(
-    uid: str, operations: Operations = (), warnings: Sequence[str] = (), notes: Mapping[str, str] | None = None
+    uid: str, patch: bytes = b"", warnings: Sequence[str] = (), notes: Mapping[str, str] | None = None
 ) -> bytes:
     """The answer that lets an object pass, perhaps changed."""
     return _answer(
         _Response(
             uid=uid,
             allowed=True,
-            patch=_encoder.encode(operations) if operations else None,
-            patch_type="JSONPatch" if operations else None,
+            patch=patch or None,
+            patch_type="JSONPatch" if patch else None,
             audit_annotations=notes or None,
             warnings=[shortened(warning) for warning in warnings] or None,
         )

@@ -229,12 +229,6 @@ def test_any_text_in_an_annotation_gets_an_answer(name: str, value: str) -> None
         assert_valid(applied(asked, outcome))
 
 
-def test_a_static_pods_mirror_is_left_alone() -> None:
-    asked = pod(container(gpus=1), annotations={"kubernetes.io/config.mirror": "x", "tasuki.dev/cache": "NO"})
-
-    assert reviewed(asked, everywhere()) == Outcome()
-
-
 def test_a_refusal_names_the_mutation_and_changes_nothing() -> None:
     outcome = reviewed(pod(container(gpus=1), annotations={"tasuki.dev/gpu-slice": "half"}), everywhere())
 

@@ -139,6 +139,17 @@ async def test_pods_that_keep_a_cluster_alive_are_left_alone(service: Service, c
     assert service.counted("mutate", "exempt") == service.counted("validate", "exempt") == 1
 
 
+async def test_mirrors_of_static_pods_are_left_alone(service: Service, client: Client) -> None:
+    kubelet = {"username": "system:node:a", "groups": ["system:nodes", "system:authenticated"]}
+    asked = pod(container(gpus=1), annotations={"kubernetes.io/config.mirror": "x"})
+
+    mirrored = await client.review(asked, userInfo=kubelet)
+    pretended = await client.review(asked)
+
+    assert mirrored == {"uid": mirrored["uid"], "allowed": True}
+    assert pretended["patch"]
+
+
 async def test_a_refusal_says_what_to_write(service: Service, client: Client) -> None:
     response = await client.review(pod(annotations={"tasuki.dev/gpu-slice": "timeshar"}))
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from webhooks.patch import add, remove
-from webhooks.wire import ReviewError, allowed, refused, request, shortened, without_nulls
+from webhooks.wire import ReviewError, allowed, patch, refused, request, shortened, without_nulls
 
 Json = dict[str, Any]
 
@@ -62,6 +62,20 @@ def test_only_the_creation_of_a_pod_is_ours(changes: Json) -> None:
 
 
 @pytest.mark.parametrize(
+    ("groups", "expected"),
+    [
+        pytest.param(["system:nodes", "system:authenticated"], True, id="a kubelet"),
+        pytest.param(["system:authenticated"], False, id="a person"),
+        pytest.param(None, False, id="nobody"),
+    ],
+)
+def test_a_kubelets_mirror_pods_are_told_by_who_asks(groups: list[str] | None, *, expected: bool) -> None:
+    asked = request(encoded(userInfo={"username": "u", "groups": groups}))
+
+    assert asked.is_from_node is expected
+
+
+@pytest.mark.parametrize(
     ("body", "expected"),
     [
         pytest.param(b"", "no AdmissionReview", id="empty"),
@@ -83,7 +97,9 @@ def test_what_is_no_review_is_refused_with_the_reason(body: bytes, expected: str
 
 
 def test_a_patch_is_sent_as_base64_with_its_type() -> None:
-    answer = json.loads(allowed("u", (add("/spec/a", {"b": 1}), remove("/spec/c")), ["look"], {"changed": "cache"}))
+    answer = json.loads(
+        allowed("u", patch((add("/spec/a", {"b": 1}), remove("/spec/c"))), ["look"], {"changed": "cache"})
+    )
 
     response = answer["response"]
     assert (answer["apiVersion"], answer["kind"]) == ("admission.k8s.io/v1", "AdmissionReview")
@@ -101,7 +117,7 @@ def test_a_patch_is_sent_as_base64_with_its_type() -> None:
 
 
 def test_patch_and_its_type_are_both_or_neither() -> None:
-    assert json.loads(allowed("u"))["response"] == {"uid": "u", "allowed": True}
+    assert json.loads(allowed("u", patch(())))["response"] == {"uid": "u", "allowed": True}
 
 
 def test_a_refusal_carries_its_message() -> None:
