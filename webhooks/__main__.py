@@ -45,6 +45,8 @@ POLICY: Final = "policy"
 CERTIFICATE: Final = "certificate"
 SERVING: Final = "serving"
 
+_MOST_LEVELS: Final = 25_000
+
 
 class StartError(Exception):
     """The settings do not make a service that could ever be ready."""
@@ -53,6 +55,8 @@ class StartError(Exception):
 def main(argv: Sequence[str]) -> int:
     """Run until SIGTERM; 2 is bad settings, 1 an error of our own or a pod that would be refused."""
     settings = read(argv, os.environ)
+    # Go reads JSON of 10,000 levels (encoding/json, maxNestingDepth), and so must we what the API server lets pass.
+    sys.setrecursionlimit(_MOST_LEVELS)
     process_logging.configure(settings.log_level, settings.log_format)
     if settings.trial is not None:
         return _try(settings, settings.trial)
@@ -67,6 +71,9 @@ def main(argv: Sequence[str]) -> int:
     except OSError as error:
         log.error("cannot start error=%r", str(error))  # noqa: TRY400 - the sentence says it all
         return 1
+    except Exception:
+        log.exception("a defect ends the process")
+        return 1
     log.info("stopped")
     return 0
 
@@ -78,7 +85,7 @@ def _try(settings: Settings, pods: Path) -> int:
         if settings.modules_catalogue.is_file():
             world.use_catalogue(read_catalogue(settings.modules_catalogue.read_text(encoding="utf-8")))
         return 0 if try_pods(pods, world, settings.trial_namespace, sys.stdout, sys.stderr) else 1
-    except (OSError, ConfigError, ValueError, TrialError) as error:
+    except (OSError, ConfigError, ValueError, RecursionError, TrialError) as error:
         print(error, file=sys.stderr)  # noqa: T201 - what a person asked for
         return 2
 
@@ -91,7 +98,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
     kube = await connect(settings.kube_api)
     namespace = settings.namespace or (kube.namespace if kube else DEFAULT_NAMESPACE)
     world = World(namespace)
-    live = LiveContext(settings.client_ca.read_bytes() if settings.client_ca else None)
+    live = _live(settings)
     metrics.certificate_expiry.set_function(lambda: live.expires.timestamp() if live.expires else 0.0)
     try:
         certificate = _certificate(settings, kube, live, namespace, readiness)
@@ -130,6 +137,15 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
     finally:
         if kube is not None:
             await kube.close()
+
+
+def _live(settings: Settings) -> LiveContext:
+    if settings.client_ca is None:
+        return LiveContext()
+    try:
+        return LiveContext(settings.client_ca.read_bytes())
+    except CertificateError as error:
+        raise StartError(f"--client-ca {settings.client_ca}: {error}") from error
 
 
 def _certificate(

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
+from tasuki.kube.objects import UNREADABLE
 from webhooks.editing import ReservedNameError
 from webhooks.mutations.annotations import unknown_annotations
 from webhooks.mutations.cache import cache
@@ -77,7 +78,7 @@ def review(content: msgspec.Raw | bytes, scene: Scene, stages: Stages = MUTATION
     """Decide on a pod as the API server sent it."""
     try:
         pod, document = _read(content)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         return Outcome(refusal=f"this is no Pod that Kubernetes would take: {error}", refused_by="decoding")
     operations: list[Operation] = []
     warnings: list[str] = []

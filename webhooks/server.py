@@ -6,13 +6,14 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any, Final
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from tasuki.process.sentences import shown
 from webhooks import wire
 from webhooks.memo import Decided, Memo
 from webhooks.metrics import Metrics
@@ -30,7 +31,14 @@ Asgi = Callable[[AsgiScope, Receive, Send], Awaitable[None]]
 
 # The API server sends a request at once and gives a webhook at most 30 seconds.
 _REQUEST_SECONDS: Final = 30.0
+_HANDSHAKE_SECONDS: Final = 10.0
 _LINGER_SECONDS: Final = 2.0
+
+# Whoever reaches the port must not be able to take the memory: what is sent before the headers are complete, what of
+# bodies is held for all requests together, and how many connections there are at once.
+_MOST_HEAD_BYTES: Final = 64 * 2**10
+_MOST_HELD_BYTES: Final = 64 * 2**20
+_MOST_CONNECTIONS: Final = 1_000
 # Longer than the 90 seconds for which Go's HTTP client keeps an idle connection, so that it is never we who close one
 # that the API server is about to use (net/http, DefaultTransport.IdleConnTimeout).
 _IDLE_SECONDS: Final = 120
@@ -69,6 +77,7 @@ class Application:
         self._world: Final = world
         self._metrics: Final = metrics
         self._memo: Final = Memo()
+        self._held = _Held()
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         webhook, stages = _PATHS.get(scope["path"], ("", ()))
@@ -77,7 +86,7 @@ class Application:
             await _refuse(scope, receive, send, _RequestError(404, text, unread=True))
             return
         try:
-            content = await _body(scope, receive)
+            content = await _body(scope, receive, self._held)
             started = perf_counter()
             answer = self._answer(webhook, stages, content)
             self._metrics.took(webhook, perf_counter() - started)
@@ -130,33 +139,46 @@ def _decide(pod: bytes, scene: Scene, stages: Stages) -> Decided:
     return Decided(replace(outcome, operations=()), wire.patch(outcome.operations))
 
 
-async def _body(scope: AsgiScope, receive: Receive) -> bytes:
+@dataclass(slots=True)
+class _Held:
+    """How many bytes of bodies wait for their end."""
+
+    count: int = 0
+
+
+async def _body(scope: AsgiScope, receive: Receive, held: _Held) -> bytes:
     """The whole body of a POST of JSON."""
     if scope["method"] != "POST":
-        raise _RequestError(405, f"{scope['method']} is not answered; send an AdmissionReview by POST", unread=True)
+        text = f"{scope['method']} is not answered; send an AdmissionReview by POST"
+        raise _RequestError(405, text, unread=True)
     headers: dict[bytes, bytes] = dict(scope["headers"])
     kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
     if kind != b"application/json":
-        raise _RequestError(
-            415, f"the content type is {kind.decode('latin-1')!r}; it must be application/json", unread=True
-        )
+        text = f"the content type is {shown(kind.decode('latin-1'))}; it must be application/json"
+        raise _RequestError(415, text, unread=True)
     length = headers.get(b"content-length", b"")
     if length.isdigit() and int(length) > wire.MOST_BYTES:
         raise _too_large(int(length))
     pieces: list[bytes] = []
     size = 0
-    # _Protocol bounds this wait.
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise _RequestError(400, "the connection ended within the body")
-        piece: bytes = message.get("body", b"")
-        size += len(piece)
-        if size > wire.MOST_BYTES:
-            raise _too_large(size)
-        pieces.append(piece)
-        if not message.get("more_body", False):
-            return b"".join(pieces) if len(pieces) > 1 else piece
+    try:
+        # _Protocol bounds this wait.
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise _RequestError(400, "the connection ended within the body")
+            piece: bytes = message.get("body", b"")
+            size += len(piece)
+            held.count += len(piece)
+            if size > wire.MOST_BYTES:
+                raise _too_large(size)
+            pieces.append(piece)
+            if not message.get("more_body", False):
+                return b"".join(pieces) if len(pieces) > 1 else piece
+            if held.count > _MOST_HELD_BYTES:
+                raise _RequestError(503, "too many large requests at once; try again", "too-large", unread=True)
+    finally:
+        held.count -= size
 
 
 def _too_large(size: int) -> _RequestError:
@@ -165,7 +187,7 @@ def _too_large(size: int) -> _RequestError:
 
 
 async def _refuse(scope: AsgiScope, receive: Receive, send: Send, error: _RequestError) -> None:
-    log.warning("request refused path=%s status=%d reason=%r", scope["path"], error.status, str(error))
+    log.warning("request refused path=%s status=%d reason=%r", shown(scope["path"]), error.status, str(error))
     body = f"{error}\n".encode()
     headers = [_TEXT, (b"connection", b"close"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
@@ -193,21 +215,42 @@ async def _reply(send: Send, body: bytes) -> None:
 
 
 class _Protocol(HttpToolsProtocol):
-    """uvicorn's, which would wait for ever for a request to arrive whole; here that has a limit."""
+    """uvicorn's, which sets no limit to headers, to connections, or to how long a request takes to arrive."""
 
     _deadline: asyncio.TimerHandle | None = None
+    _head_bytes = 0
+    _in_head = True
+    _ended_one = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if len(self.connections) > _MOST_CONNECTIONS:
+            transport.close()
+            return
         self._set_deadline()
+
+    def data_received(self, data: bytes) -> None:
+        self._ended_one = False
+        super().data_received(data)
+        if not self._in_head or self._ended_one:
+            return
+        self._head_bytes += len(data)
+        if self._head_bytes > _MOST_HEAD_BYTES and not self.transport.is_closing():
+            log.warning("the headers of a request are too large client=%s bytes=%d", self.client, self._head_bytes)
+            self.transport.abort()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         if self._deadline is None:
             self._set_deadline()
 
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        super().on_headers_complete()
+
     def on_message_complete(self) -> None:
         self._drop_deadline()
+        self._in_head, self._head_bytes, self._ended_one = True, 0, True
         super().on_message_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -235,6 +278,21 @@ class _Uvicorn(uvicorn.Server):
         """Signals are the process's, not the server's."""
         yield
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's, and with a limit for TLS handshakes, which would otherwise be 60 seconds."""
+        config, state = self.config, self.server_state
+        self.servers = [
+            await asyncio.get_running_loop().create_server(
+                lambda: _Protocol(config, state, {}),
+                sock=each,
+                ssl=config.ssl,
+                backlog=config.backlog,
+                ssl_handshake_timeout=_HANDSHAKE_SECONDS,
+            )
+            for each in sockets or ()
+        ]
+        self.started = True
+
 
 class ReviewServer:
     """Serves an application over TLS until told to stop, and then until every review in flight is answered.
@@ -248,7 +306,7 @@ class ReviewServer:
     """
 
     def __init__(
-        self, application: Asgi, address: tuple[str, int], context: ssl.SSLContext, finish_seconds: int = 15
+        self, application: Asgi, address: tuple[str, int], context: ssl.SSLContext, finish_seconds: int = 8
     ) -> None:
         self._socket = _listening(address)
         config = uvicorn.Config(
@@ -287,6 +345,8 @@ def _listening(address: tuple[str, int]) -> socket.socket:
     host, port = address
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=1024, dualstack_ipv6=False)
+        # "::" takes IPv4 too, wherever the system can do that.
+        both = host == "::" and socket.has_dualstack_ipv6()
+        return socket.create_server((host, port), family=family, backlog=1024, dualstack_ipv6=both)
     except OSError as error:
         raise OSError(f"cannot serve reviews on {host} port {port}: {error}; choose another address") from error

@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, Literal, get_args
@@ -18,6 +19,8 @@ _NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?(\.[a-z0-9]([-a-z0
 _SERVICE: Final = "tasuki-webhooks"
 DEFAULT_NAMESPACE: Final = "tasuki-system"
 _LONGEST_DRAIN_SECONDS: Final = 300
+# Of both families, wherever the system can do that: the API server and the kubelet call from outside the pod.
+_EVERY_ADDRESS: Final = "::" if socket.has_dualstack_ipv6() else "0.0.0.0"  # noqa: S104
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,8 +42,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     policy: Path = Path("/etc/tasuki/webhooks/policy.yaml")
     modules_catalogue: Path = Path("/etc/tasuki/modules/catalogue.txt")
-    listen: tuple[str, int] = ("0.0.0.0", 9443)  # noqa: S104 - the API server calls from outside the pod
-    metrics_address: tuple[str, int] | None = ("0.0.0.0", 9424)  # noqa: S104 - the kubelet's probes and Prometheus
+    listen: tuple[str, int] = (_EVERY_ADDRESS, 9443)
+    metrics_address: tuple[str, int] | None = (_EVERY_ADDRESS, 9424)
     tls_dir: Path | None = None
     tls_secret: str = "tasuki-webhooks-tls"  # noqa: S105 - a Secret's name
     webhook_configuration: str = _SERVICE
@@ -84,11 +87,11 @@ _OPTIONS: Final = (
     ),
     Option(
         "listen", "listen", "TASUKI_LISTEN", address("9443", ""),
-        "where reviews are served over HTTPS, at /mutate and /validate (0.0.0.0:9443)",
+        "where reviews are served over HTTPS, at /mutate and /validate (every address, port 9443)",
     ),
     Option(
         "metrics_address", "metrics-address", "TASUKI_METRICS_ADDRESS", address("9424", ", or empty for no metrics"),
-        "where /metrics, /readyz and /healthz are served over HTTP; empty: nowhere (0.0.0.0:9424)",
+        "where /metrics, /readyz and /healthz are served over HTTP; empty: nowhere (every address, port 9424)",
         empty=(None,),
     ),
     Option(

@@ -1,13 +1,15 @@
 """Trying a policy on pods in a file, without a cluster and without serving."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TextIO
 
 import msgspec
 import yaml
 
+from tasuki.kube.names import DOMAIN
 from tasuki.process.sentences import shown
 from webhooks.patch import apply, plain
 from webhooks.review import review
@@ -26,8 +28,25 @@ _TEMPLATES: Final = {
 }
 
 
+_ANNOTATIONS: Final = "annotations"
+
+
 class TrialError(Exception):
     """The file cannot be tried."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A pod of the file.
+
+    Attributes:
+        title: Kind and name of what it stands in.
+        misplaced: What its user wrote beside it, where it does nothing.
+    """
+
+    title: str
+    pod: dict[str, Any]
+    misplaced: tuple[str, ...] = ()
 
 
 def try_pods(file: Path, world: World, namespace: str, out: TextIO, report: TextIO) -> bool:
@@ -39,11 +58,12 @@ def try_pods(file: Path, world: World, namespace: str, out: TextIO, report: Text
     Raises:
         TrialError: The file cannot be read, or has nothing that makes pods.
     """
-    pods = list(_pods(file))
-    if not pods:
+    every = list(_pods(file))
+    if not every:
         raise TrialError(f"{file} has no pods; write one of {', '.join(_TEMPLATES)}")
     admitted = True
-    for title, pod in pods:
+    for found in every:
+        title, pod = found.title, found.pod
         where = _mapping(pod, "metadata", title).get("namespace") or namespace
         scene = world.scene(where)
         if scene is None:
@@ -51,7 +71,7 @@ def try_pods(file: Path, world: World, namespace: str, out: TextIO, report: Text
             _write(pod, out)
             continue
         outcome = review(msgspec.json.encode(pod), scene)
-        for warning in outcome.warnings:
+        for warning in (*found.misplaced, *outcome.warnings):
             print(f"{title}: warning: {warning}", file=report)
         for key, note in outcome.notes.items():
             print(f"{title}: {key}: {note}", file=report)
@@ -63,8 +83,7 @@ def try_pods(file: Path, world: World, namespace: str, out: TextIO, report: Text
     return admitted
 
 
-def _pods(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each pod with the kind and name of what it stands in."""
+def _pods(file: Path) -> Iterator[_Found]:
     try:
         text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
         documents = [document for document in yaml.safe_load_all(text) if document is not None]
@@ -74,14 +93,14 @@ def _pods(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield from _found(document)
 
 
-def _found(document: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+def _found(document: Any) -> Iterator[_Found]:
     if not isinstance(document, dict):
         raise TrialError(f"{shown(document)} is no Kubernetes object")
     kind = str(document.get("kind"))
-    if kind == "List":
+    if kind in {"List", "PodList"}:
         items = document.get("items") or []
         if not isinstance(items, list):
-            raise TrialError(f"List: items is {shown(items)}; it must be a list")
+            raise TrialError(f"{kind}: items is {shown(items)}; it must be a list")
         for item in items:
             yield from _found(item)
         return
@@ -91,14 +110,27 @@ def _found(document: Any) -> Iterator[tuple[str, dict[str, Any]]]:
     metadata = _mapping(document, "metadata", kind)
     title = f"{kind} {metadata.get('name') or metadata.get('generateName', '')}".strip()
     if not steps:
-        yield title, document
+        yield _Found(title, document)
         return
     found, path = document, title
+    beside: dict[str, Any] = {}
     for step in steps:
+        beside |= _mapping(_mapping(found, "metadata", path), _ANNOTATIONS, path)
         found, path = _mapping(found, step, path), f"{path} {step}"
     namespace = {"namespace": metadata["namespace"]} if metadata.get("namespace") else {}
     spec, of_pod = _mapping(found, "spec", path), _mapping(found, "metadata", path)
-    yield title, {"apiVersion": "v1", "kind": "Pod", "metadata": {**of_pod, **namespace}, "spec": spec}
+    misplaced = tuple(_misplaced(beside, _mapping(of_pod, _ANNOTATIONS, path), ".".join(steps)))
+    yield _Found(
+        title, {"apiVersion": "v1", "kind": "Pod", "metadata": {**of_pod, **namespace}, "spec": spec}, misplaced
+    )
+
+
+def _misplaced(beside: Mapping[str, Any], of_pod: Mapping[str, Any], template: str) -> Iterator[str]:
+    """Annotations of ours that stand beside a template; many tools write the same ones there and on the pods."""
+    for name in beside:
+        if str(name).startswith(f"{DOMAIN}/") and name not in of_pod:
+            remedy = f"write it in {template}.metadata.{_ANNOTATIONS}"
+            yield f"annotation {name} does not reach the pods and has no effect; {remedy}"
 
 
 def _mapping(document: dict[str, Any], key: str, path: str) -> dict[str, Any]:

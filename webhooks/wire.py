@@ -5,11 +5,13 @@ from typing import Any, Final
 
 import msgspec
 
+from tasuki.kube.objects import UNREADABLE
 from webhooks.patch import Operations
 
-# What one AdmissionReview may take: the API server accepts objects of 3 MiB, and sends the old one, too, on updates
-# (MaxRequestBodyBytes in kubernetes, staging/src/k8s.io/apiserver/pkg/server/config.go).
-MOST_BYTES: Final = 8 * 2**20
+# The API server takes requests of 3 MiB (MaxRequestBodyBytes in staging/src/k8s.io/apiserver/pkg/server/config.go), and
+# Go's JSON encoder writes each `<`, `>` and `&` of them with six bytes. What we refuse to read is admitted untouched
+# where the failurePolicy is Ignore, so nothing may be too large that Kubernetes takes.
+MOST_BYTES: Final = 20 * 2**20
 
 # The API server cuts a single warning after 256 characters and drops the rest of them after 4,096
 # (staging/src/k8s.io/apiserver/pkg/endpoints/filters/warning.go).
@@ -112,7 +114,7 @@ def request(content: bytes) -> Request:
     """
     try:
         review = _decoder.decode(content)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise ReviewError(f"the body is no AdmissionReview: {error}") from error
     if (review.api_version, review.kind) != (_API_VERSION, _KIND):
         found = f"{review.api_version} {review.kind}"

@@ -4,14 +4,17 @@ import asyncio
 import base64
 import copy
 import json
+import socket
+import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import jsonpatch
 import pytest
 
 from tests.webhook_builders import Json, assert_valid, container, pod
 from tests.webhooks.https import Client, Tls, admission_review, connect
+from webhooks import __main__ as main_module
 from webhooks import server as server_module
 from webhooks.metrics import Metrics
 from webhooks.pod import Pod
@@ -180,6 +183,17 @@ async def test_three_mebibytes_are_read(client: Client) -> None:
     assert patched(asked, response)["spec"]["tolerations"]
 
 
+async def test_what_go_writes_with_six_bytes_is_read_too(client: Client) -> None:
+    asked = pod(container(gpus=1), annotations={"example.com/blob": "<" * 1_450_000})
+    body = json.dumps(admission_review(asked)).replace("<", "\\u003c").encode()
+
+    status, _, answer = await client.ask("/mutate", body)
+
+    assert len(body) > 8_000_000
+    assert status == 200
+    assert json.loads(answer)["response"]["patch"]
+
+
 async def test_pieces_of_a_body_are_put_together(client: Client) -> None:
     body = json.dumps(admission_review(pod(container(gpus=1)))).encode()
     client.begin("/mutate", len(body))
@@ -227,7 +241,7 @@ async def test_a_charset_is_no_other_content_type(client: Client) -> None:
 
 @pytest.mark.parametrize("told", [True, False], ids=["said beforehand", "found out"])
 async def test_what_is_too_large_is_not_read_to_the_end(service: Service, client: Client, *, told: bool) -> None:
-    size = 9 * 2**20
+    size = 21 * 2**20
     if told:
         client.begin("/mutate", size)
     else:
@@ -240,7 +254,7 @@ async def test_what_is_too_large_is_not_read_to_the_end(service: Service, client
     status, _, text = await client.answer()
 
     assert status == 413
-    assert b"8388608" in text
+    assert b"20971520" in text
     assert service.counted("mutate", "too-large") == 1
 
 
@@ -387,3 +401,103 @@ async def test_each_answer_has_the_uid_of_its_question(client: Client) -> None:
     first, second = [await client.review(pod(), uid=uid) for uid in ("one", "two")]
 
     assert (first["uid"], second["uid"]) == ("one", "two")
+
+
+async def test_endless_headers_end_the_connection(service: Service) -> None:
+    client = await service.client()
+    client.writer.write(b"POST /mutate HTTP/1.1\r\nX: ")
+
+    with suppress(ConnectionError):
+        for _ in range(100):
+            client.writer.write(b"x" * 10_000)
+            await client.writer.drain()
+            await asyncio.sleep(0)
+        async with asyncio.timeout(5):
+            await client.reader.read()
+
+    assert client.reader.at_eof() or client.reader.exception() is not None
+    client.close()
+
+
+async def test_bodies_that_wait_for_their_end_are_bounded_together(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "_MOST_HELD_BYTES", 150_000)
+    waiting = [await service.client() for _ in range(3)]
+    for client in waiting:
+        client.begin("/mutate", 1_000_000)
+        client.writer.write(b"x" * 60_000)
+        await client.writer.drain()
+        await asyncio.sleep(0.05)
+
+    waiting[2].writer.write(b"x" * 60_000)
+    status, _, _ = await waiting[2].answer()
+    for client in waiting:
+        client.close()
+    await asyncio.sleep(0.05)
+    staying = await service.client()
+    response = await staying.review(pod())
+
+    assert status == 503
+    assert response["allowed"] is True
+    staying.close()
+
+
+async def test_connections_are_bounded(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "_MOST_CONNECTIONS", 3)
+    first = [await service.client() for _ in range(3)]
+
+    fourth = await service.client()
+    async with asyncio.timeout(5):
+        rest = await fourth.reader.read()
+    response = await first[0].review(pod())
+
+    assert rest == b""
+    assert response["allowed"] is True
+    for client in (*first, fourth):
+        client.close()
+
+
+async def test_both_families_are_served_where_there_are_both(tls: Tls) -> None:
+    if not socket.has_dualstack_ipv6():
+        pytest.skip("this system has no dual-stack sockets")
+    server = ReviewServer(Application(World("tasuki-system"), Metrics()), ("::", 0), tls.live.context)
+    running = asyncio.ensure_future(server.run())
+
+    for host in ("127.0.0.1", "::1"):
+        await asyncio.sleep(0.05)
+        _, writer = await asyncio.open_connection(host, server.port)
+        writer.close()
+
+    server.stop()
+    await running
+
+
+async def test_a_path_cannot_forge_a_line_of_the_log(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    await client.ask("/x%0A2026-01-01T00:00:00.000Z%20ERROR%20forged", b"")
+
+    assert "request refused" in caplog.text
+    assert all("\n" not in record.getMessage() for record in caplog.records)
+
+
+async def test_as_deep_as_go_reads_so_do_we(client: Client) -> None:
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(main_module._MOST_LEVELS)
+    fields = '{"f":' * 9_900 + "1" + "}" * 9_900
+    text = json.dumps(admission_review(pod(container(gpus=1), labels={"x": "fields"}))).replace('"fields"', '""')
+    text = text.replace('"metadata": {', '"metadata": {"managedFields": [{"fieldsV1": ' + fields + "}], ", 1)
+
+    status, _, answer = await client.ask("/mutate", text.encode())
+    sys.setrecursionlimit(limit)
+
+    assert status == 200
+    assert json.loads(answer)["response"]["patch"]
+
+
+async def test_what_is_too_deep_for_anybody_is_a_bad_request(service: Service, client: Client) -> None:
+    body = b'{"a":' * 30_000 + b"1" + b"}" * 30_000
+
+    status, _, _ = await client.ask("/mutate", body)
+
+    assert status == 400
+    assert service.counted("mutate", "bad-request") == 1
