@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Final
 
 import jsonpatch
@@ -9,9 +10,11 @@ import msgspec
 import pytest
 
 from tests.webhook_builders import assert_valid, container, pod, scene
+from webhooks.mutations.protection_findings import findings
 from webhooks.mutations.tolerations import tolerations
 from webhooks.patch import plain
 from webhooks.pod import Pod
+from webhooks.policy.model import Policy as TasukiPolicy
 
 Json = dict[str, Any]
 Objects = list[Json]
@@ -246,7 +249,10 @@ def test_no_pod_is_above_the_namespaces_maximum(
         pytest.param([{"name": "PATH", "value": "/bin"}], True, id="another variable"),
         pytest.param([{"name": "NVIDIA_VISIBLE_DEVICES", "value": "all"}], False, id="every device"),
         pytest.param([{"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"}], True, id="no device"),
-        pytest.param([{"name": "NVIDIA_VISIBLE_DEVICES"}], False, id="a value that the runtime reads in two ways"),
+        pytest.param([{"name": "NVIDIA_VISIBLE_DEVICES", "value": ""}], True, id="an empty list of devices"),
+        pytest.param([{"name": "NVIDIA_VISIBLE_DEVICES"}], True, id="an empty list, as the API server writes it"),
+        pytest.param([{"name": "NVIDIA_VISIBLE_DEVICES", "value": "none"}], False, id="none, once read as all"),
+        pytest.param([{"name": "CUDA_VISIBLE_DEVICES", "value": "-1"}], True, id="the device that there is not"),
         pytest.param([{"name": "CUDA_VISIBLE_DEVICES", "value": "0"}], False, id="the first"),
         pytest.param([{"name": "CUDA_VISIBLE_DEVICES", "value": ""}], True, id="none for CUDA"),
         pytest.param([{"name": "CUDA_VISIBLE_DEVICES"}], True, id="none for CUDA, as the API server writes it"),
@@ -268,6 +274,23 @@ def test_containers_do_not_name_devices(
 
     assert len(refusals) == (0 if allowed else 1)
     assert all("containers [named] set" in each and "resources.limits" in each for each in refusals)
+    assert _is_found_by_the_webhooks(asked) is not allowed
+
+
+def _is_found_by_the_webhooks(asked: Json) -> bool:
+    """Of which the policy's word must be the same."""
+    return any(each.rule == "visible_devices" for each in findings(msgspec.convert(asked, Pod), TasukiPolicy()))
+
+
+@pytest.mark.parametrize("folder", ["mutating", "validating"])
+def test_the_validating_policies_can_be_had_alone(
+    build: Callable[[Path], Objects], webhooks_folder: Path, admission_policies: Objects, folder: str
+) -> None:
+    found = build(webhooks_folder / "admission-policies" / folder)
+
+    beginning = folder.removesuffix("ing")
+    assert found == [each for each in admission_policies if each["kind"].lower().startswith(beginning)]
+    assert len(found) == 4
 
 
 def test_a_pod_on_the_shared_pool_sees_every_device(policy: Callable[[str], Policy]) -> None:

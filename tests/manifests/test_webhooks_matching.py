@@ -72,11 +72,7 @@ def test_reviews_are_v1_quick_and_without_side_effects(webhooks: Objects) -> Non
 
 
 def test_mutation_is_asked_again_after_others(webhooks: Objects) -> None:
-    assert [each["reinvocationPolicy"] for each in called(webhooks, CONFIGURATIONS[0])] == ["IfNeeded"]
-
-
-def test_mutation_always_fails_open(webhooks: Objects) -> None:
-    assert [each["failurePolicy"] for each in called(webhooks, CONFIGURATIONS[0])] == ["Ignore"]
+    assert {each["reinvocationPolicy"] for each in called(webhooks, CONFIGURATIONS[0])} == {"IfNeeded"}
 
 
 @pytest.mark.parametrize("name", SYSTEM)
@@ -90,7 +86,22 @@ def test_no_label_brings_the_clusters_own_namespaces_in(webhooks: Objects, name:
 def test_without_fail_closed_nothing_fails_closed(webhooks: Objects, chosen: Components) -> None:
     closed = [each["name"] for each in called(webhooks) if each["failurePolicy"] == "Fail"]
 
-    assert closed == (["protected.pods.validate.tasuki.dev"] if "fail-closed" in chosen else [])
+    shut = ["protected.pods.mutate.tasuki.dev", "protected.pods.validate.tasuki.dev"]
+    assert closed == (shut if "fail-closed" in chosen else [])
+
+
+def test_what_is_closed_differs_from_what_is_open_in_nothing_else(
+    render_webhooks: Callable[[Components], Objects],
+) -> None:
+    """A field that changes in one of the two would else be forgotten in the other."""
+    apart = ("name", "failurePolicy", "namespaceSelector")
+    for kind in CONFIGURATIONS:
+        opened, closed = (
+            {key: value for key, value in each.items() if key not in apart}
+            for each in called(render_webhooks(("fail-closed",)), kind)
+        )
+
+        assert closed == opened
 
 
 @pytest.mark.parametrize(
@@ -100,7 +111,7 @@ def test_without_fail_closed_nothing_fails_closed(webhooks: Objects, chosen: Com
         pytest.param((), {"tasuki.dev/admission": "off"}, [], [], id="one that is excepted"),
         pytest.param((), {"tasuki.dev/protected": "true"}, ["Ignore"], ["Ignore"], id="protected, without fail-closed"),
         pytest.param(("fail-closed",), {}, ["Ignore"], ["Ignore"], id="not protected, with fail-closed"),
-        pytest.param(("fail-closed",), {"tasuki.dev/protected": "true"}, ["Ignore"], ["Fail"], id="protected"),
+        pytest.param(("fail-closed",), {"tasuki.dev/protected": "true"}, ["Fail"], ["Fail"], id="protected"),
         pytest.param(
             ("fail-closed",),
             {"tasuki.dev/protected": "true", "tasuki.dev/admission": "off"},
@@ -113,6 +124,17 @@ def test_without_fail_closed_nothing_fails_closed(webhooks: Objects, chosen: Com
             ("labelled-namespaces",), {"tasuki.dev/admission": "on"}, ["Ignore"], ["Ignore"], id="in a trial, labelled"
         ),
         pytest.param(("labelled-namespaces",), {"tasuki.dev/admission": "off"}, [], [], id="in a trial, excepted"),
+        *(
+            pytest.param(
+                components,
+                {"tasuki.dev/protected": "true", **labels},
+                ["Fail"],
+                ["Fail"],
+                id=f"protected in a trial, {named}, {components[0]} first",
+            )
+            for components in itertools.permutations(("fail-closed", "labelled-namespaces"))
+            for named, labels in {"without the trial's label": {}, "labelled": {"tasuki.dev/admission": "on"}}.items()
+        ),
     ],
 )
 def test_a_namespaces_labels_decide(

@@ -155,7 +155,7 @@ def test_another_namespace_and_image_reach_every_object(
 def test_the_kustomization_in_the_documentation_builds(
     build: Callable[[Path], Objects], repository: Path, tmp_path: Path
 ) -> None:
-    """What docs/admission.md shows as a user's own folder, file by file."""
+    """What docs/admission.md shows as a user's own folder, with the policy copied into it as it says."""
     page = (repository / "docs" / "admission.md").read_text()
     files = dict(re.findall(r"```yaml\n# my-admission/(\S+)\n(.*?)```", page, re.DOTALL))
     folder = tmp_path / "my-admission"
@@ -163,11 +163,15 @@ def test_the_kustomization_in_the_documentation_builds(
     for name, content in files.items():
         (folder / name).write_text(content)
     (tmp_path / "tasuki").symlink_to(repository)
+    assert "\ncp tasuki/manifests/webhooks/base/policy.yaml my-admission/\n" in page
+    own = f"{(tmp_path / 'tasuki/manifests/webhooks/base/policy.yaml').read_text()}# Our own.\n"
+    (folder / "policy.yaml").write_text(own)
 
     built = build(folder)
 
-    assert set(files) == {"kustomization.yaml", "policy.yaml"}
-    assert read_policy(one(built, "ConfigMap")["data"]["policy.yaml"].encode()).cpu_only is not None
+    assert set(files) == {"kustomization.yaml"}
+    assert one(built, "ConfigMap")["data"]["policy.yaml"] == own
+    assert all(each["namespaceSelector"]["matchExpressions"][1]["values"] == ["on"] for each in called(built))
     [container] = one(built, "Deployment")["spec"]["template"]["spec"]["containers"]
     assert container["image"] != "tasuki:0.1.0"
 
@@ -201,6 +205,7 @@ def test_the_policy_can_be_read(base: Objects) -> None:
     assert policy.shared_nodes is not None
     assert policy.vaccel is not None
     assert policy.chains is not None
+    assert policy.cpu_only is not None
     assert (policy.modules, policy.cache, policy.teams) == (None, None, ())
     assert [(rule.visible_devices, rule.privileged, rule.host_devices) for rule in policy.protection] == [("warn",) * 3]
 
@@ -221,7 +226,8 @@ def test_the_policys_examples_can_be_read_too(base: Objects) -> None:
 
 
 def test_the_policys_priority_class_is_there_and_below_ordinary_pods(base: Objects) -> None:
-    policy = read_policy(one(base, "ConfigMap")["data"]["policy.yaml"].encode())
+    text = one(base, "ConfigMap")["data"]["policy.yaml"]
+    policy = read_policy(EXAMPLE.sub("", text).encode())
     assert policy.cpu_only is not None
 
     found = one(base, "PriorityClass", policy.cpu_only.priority_class)

@@ -68,6 +68,43 @@ def test_a_template_is_tried_as_the_pod_that_it_makes(
     assert said.err.startswith(f"{kind} train: gpu-slice: timeshare is nvidia.com/gpu.shared\n")
 
 
+WISH = {"tasuki.dev/gpu-slice": "whole"}
+IN_VAIN = (
+    "CronJob train: warning: annotation tasuki.dev/gpu-slice does not reach the pods and has no effect; write it in "
+    "spec.jobTemplate.spec.template.metadata.annotations"
+)
+
+
+@pytest.mark.parametrize(
+    ("annotations", "told"),
+    [
+        pytest.param((WISH, {}, {}), [IN_VAIN], id="on the object"),
+        pytest.param(({}, WISH, {}), [IN_VAIN], id="between the object and its pods"),
+        pytest.param((WISH, WISH, {}), [IN_VAIN], id="on both"),
+        pytest.param((WISH, {}, WISH), [], id="on the pods as well, as tools write them"),
+        pytest.param(({"example.com/gpu-slice": "whole"}, {"docs": "a"}, {}), [], id="not ours"),
+        pytest.param(({}, {}, {}), [], id="none"),
+    ],
+)
+def test_annotations_that_reach_no_pod_are_told_of(
+    annotations: tuple[Json, Json, Json], told: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    of_cron_job, of_job, of_pod = annotations
+    pod = {"metadata": {"annotations": of_pod}, "spec": {"containers": [{"name": "a", "image": "x"}]}}
+    job = {"metadata": {"annotations": of_job}, "spec": {"template": pod}}
+    document = {
+        "kind": "CronJob",
+        "metadata": {"name": "train", "annotations": of_cron_job},
+        "spec": {"jobTemplate": job},
+    }
+
+    status = tried(written(tmp_path, yaml.safe_dump(document)))
+    said = capsys.readouterr().err.splitlines()
+
+    assert status == 0
+    assert [line for line in said if "warning" in line] == told
+
+
 def test_a_refused_pod_is_told_of_and_not_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = "kind: Pod\nmetadata: {name: a, annotations: {tasuki.dev/gpu-slice: hole}}\nspec: {containers: []}\n"
 
@@ -99,6 +136,7 @@ def test_a_namespace_that_is_left_alone_is_told_of(tmp_path: Path, capsys: pytes
         pytest.param("kind: Pod\nspec: 7", "spec", id="a spec that is none"),
         pytest.param("kind: Pod\nmetadata: 7", "metadata", id="metadata that are none"),
         pytest.param("kind: Deployment\nspec: [1]", "spec is [1]", id="a template that is none"),
+        pytest.param("kind: Job\nmetadata: {annotations: [1]}", "annotations is [1]", id="annotations that are none"),
         pytest.param("kind: List\nitems: 7", "items", id="a list that is none"),
     ],
 )
