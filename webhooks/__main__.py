@@ -184,7 +184,7 @@ def _policy(settings: Settings, world: World, metrics: Metrics, readiness: Readi
         if problem and not world.has_policy:
             readiness.unmet(POLICY, problem)
         else:
-            readiness.note("policy file", f"the last good policy stays in force: {problem}" if problem else "")
+            readiness.note("policy file", problem)
 
     return PolicySource(settings.policy, changed, report)
 

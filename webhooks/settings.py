@@ -86,11 +86,11 @@ _OPTIONS: Final = (
         "(/etc/tasuki/modules/catalogue.txt)",
     ),
     Option(
-        "listen", "listen", "TASUKI_LISTEN", address("9443", ""),
+        "listen", "listen", "TASUKI_LISTEN", address("9443", "", _EVERY_ADDRESS),
         "where reviews are served over HTTPS, at /mutate and /validate (every address, port 9443)",
     ),
     Option(
-        "metrics_address", "metrics-address", "TASUKI_METRICS_ADDRESS", address("9424", ", or empty for no metrics"),
+        "metrics_address", "metrics-address", "TASUKI_METRICS_ADDRESS", address("9424", ", or empty for no metrics", _EVERY_ADDRESS),
         "where /metrics, /readyz and /healthz are served over HTTP; empty: nowhere (every address, port 9424)",
         empty=(None,),
     ),

@@ -7,12 +7,18 @@ from typing import Final
 
 import yaml
 
+from tasuki.process.sentences import shown
+
 # etcd refuses a larger ConfigMap.
 MAX_BYTES: Final = 1024 * 1024
 
 # Far above any real configuration; what is beyond is a mistake or an attack with aliases.
 MAX_VALUES: Final = 20_000
 MAX_DEPTH: Final = 32
+
+# Of a file that is wrong from end to end, more would only be scrolled away, and take seconds to word.
+MOST_PROBLEMS: Final = 20
+_MORE: Final = "and there is more; mend these first"
 
 Scalar = str | int | float | bool | None
 
@@ -36,12 +42,14 @@ class ConfigError(ValueError):
     """What is given does not make a configuration.
 
     Attributes:
-        problems: One sentence for each thing that is wrong, in the order of the file.
+        problems: One sentence for each thing that is wrong, in the order of the file; of more than MOST_PROBLEMS only
+            the first, and that there is more.
     """
 
     def __init__(self, *problems: str) -> None:
-        super().__init__("; ".join(problems))
-        self.problems = problems
+        told = problems if len(problems) <= MOST_PROBLEMS else (*problems[:MOST_PROBLEMS], _MORE)
+        super().__init__("; ".join(told))
+        self.problems = told
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +169,7 @@ class _Reader:
                 for mapping in _mappings_to_merge(value, line):
                     merged = {**mapping, **merged}
             elif event.value in own:
-                raise ConfigError(f"line {line}: the key {event.value!r} is here twice")
+                raise ConfigError(f"line {line}: the key {shown(event.value)} is here twice")
             else:
                 own[event.value] = Node(value.value, line)
         return {**merged, **own}
@@ -181,7 +189,7 @@ def _mappings_to_merge(node: Node, line: int) -> list[Mapping[str, Node]]:
 
 def _check_tag(event: yaml.CollectionStartEvent, kind: str, line: int) -> None:
     if event.tag not in (None, "!", _TAG + kind):
-        raise ConfigError(f"line {line}: the tag {event.tag!r} has no meaning here")
+        raise ConfigError(f"line {line}: the tag {shown(event.tag)} has no meaning here")
 
 
 def scalar(event: yaml.ScalarEvent, line: int) -> Scalar:
@@ -193,7 +201,7 @@ def scalar(event: yaml.ScalarEvent, line: int) -> Scalar:
         return str(event.value)
     if event.tag in (_TAG + "int", _TAG + "float", _TAG + "bool", _TAG + "null"):
         return _resolved(event.value)
-    raise ConfigError(f"line {line}: the tag {event.tag!r} has no meaning here")
+    raise ConfigError(f"line {line}: the tag {shown(event.tag)} has no meaning here")
 
 
 def _resolved(text: str) -> Scalar:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final, Generic, TypeVar
 
 from tasuki.process.document import MAX_BYTES
+from tasuki.process.sentences import shortened
 from tasuki.process.watching import FolderWatch
 
 log: Final = logging.getLogger(__name__)
@@ -20,6 +21,9 @@ _LONGEST_CHAIN: Final = 40
 
 # A file that changes at every look is taken as it is after so many.
 _MOST_LOOKS: Final = 10
+
+# What is wrong is a line of the log and part of a page, whatever the file looks like.
+_LONGEST_PROBLEM: Final = 4_000
 
 # NVIDIA's config-manager links to /dev/null for a node without a configuration.
 _NULL_DEVICE: Final = os.makedev(1, 3)
@@ -67,7 +71,8 @@ class FileSource(Generic[_Value]):
 
         Args:
             file: Which may be a link, and come later.
-            read: What a content means, None if there is no file; raises ValueError with what is wrong.
+            read: What a content means, None if there is no file; raises ValueError with what is wrong. Called from a
+                worker thread, never twice at once.
             changed: Told of the first meaning, and of each that differs from the one before.
             report: Told at every look that found something new why it is not in force; empty if it is.
             pace: How long is waited.
@@ -90,7 +95,7 @@ class FileSource(Generic[_Value]):
                 look = await self._settled()
                 if look != self._seen:
                     self._seen = look
-                    self._judge(look)
+                    await self._judge(look)
                 if look.watched == watched:
                     await watch.wait(self._pace.poll_seconds)
 
@@ -116,23 +121,29 @@ class FileSource(Generic[_Value]):
         except OSError as error:
             return _Look(problem=f"cannot be read: {error.strerror or error}", watched=watched)
 
-    def _judge(self, look: _Look) -> None:
+    async def _judge(self, look: _Look) -> None:
         problem = look.problem
         if look.content is not None and len(look.content) > MAX_BYTES:
             problem = f"is larger than {MAX_BYTES} bytes; make it smaller"
         if not problem:
             try:
-                self._take(self._read(look.content))
+                value = await asyncio.to_thread(self._read, look.content)
             except ValueError as error:
                 problem = str(error)
-        kept = "; what it said before stays in force" if problem and self._in_force else ""
-        self._tell(f"{self._file}: {problem}{kept}" if problem else "")
+            else:
+                self._take(value, is_there=look.content is not None)
+        kept = "; what was in force stays in force" if self._in_force else ""
+        self._tell(f"{self._file}: {shortened(problem, _LONGEST_PROBLEM)}{kept}" if problem else "")
 
-    def _take(self, value: _Value) -> None:
+    def _take(self, value: _Value, *, is_there: bool) -> None:
         if self._in_force == [value]:
             return
+        if is_there:
+            log.info("in force file=%s", self._file)
+        else:
+            # One that was never there is most likely not wanted.
+            log.log(logging.INFO if self._in_force else logging.DEBUG, "no file file=%s", self._file)
         self._in_force = [value]
-        log.info("in force file=%s", self._file)
         self._changed(value)
 
     def _tell(self, problem: str) -> None:
@@ -160,7 +171,10 @@ def _without_waiting(path: str, flags: int) -> int:
 
 
 def folders_of(path: Path) -> tuple[Path, ...]:
-    """The folders in which a change can change the file: that of each link on the way to it, and its own."""
+    """The folders in which a change can change the file: that of each link on the way to it, and its own.
+
+    In place of its own, while that does not exist, the one in which the way to it will begin.
+    """
     folders: list[Path] = []
     current = Path.cwd() / path
     for _ in range(_LONGEST_CHAIN):
@@ -175,4 +189,5 @@ def folders_of(path: Path) -> tuple[Path, ...]:
         except OSError:
             break  # being replaced just now, which wakes whoever watches its folder
         current = target / current.relative_to(link)
-    return tuple(dict.fromkeys((*folders, current.parent)))
+    nearest = next(folder for folder in current.parents if os.path.isdir(folder))  # noqa: PTH112 - never raises
+    return tuple(dict.fromkeys((*folders, nearest)))

@@ -1,12 +1,13 @@
 """The operator's view of a process over HTTP: /metrics, /readyz and /healthz."""
 
 import logging
+import sys
 from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socket import AF_INET, AF_INET6
 from threading import Thread
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
@@ -92,6 +93,14 @@ class _Server(ThreadingHTTPServer):
     def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
         self.address_family = AF_INET6 if ":" in address[0] else AF_INET
         super().__init__(address, handler)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - the base class's name
+        """In place of a traceback on standard error, which no collector of JSON lines can read."""
+        error = sys.exception()
+        if isinstance(error, ConnectionError):
+            log.debug("client hung up client=%s error=%s", client_address[0], error)
+        else:
+            log.error("http request failed client=%s", client_address[0], exc_info=error)
 
 
 def _page(text: str, *, ok: bool = True, status: HTTPStatus | None = None) -> tuple[HTTPStatus, str, bytes]:

@@ -1,13 +1,12 @@
 """Mappings whose keys are known: which they are, what each becomes, and what was probably meant by another."""
 
-import difflib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from tasuki.process.document import ConfigError, Node
-from tasuki.process.sentences import shown
+from tasuki.process.document import MOST_PROBLEMS, ConfigError, Node
+from tasuki.process.sentences import nearest, shown
 
 Convert = Callable[[Node, str], Any]
 
@@ -93,12 +92,14 @@ def fields(table: Table, root: Table, node: Node, path: str) -> dict[str, Any]:
     """The fields that a mapping sets; a key that `table` lacks is looked for in the whole file's, `root`.
 
     Raises:
-        ConfigError: With every problem in the mapping and below it.
+        ConfigError: With the problems in the mapping and below it.
     """
     problems: list[str] = []
     found: dict[str, Any] = {}
     written: dict[str, str] = {}
     for name, child in mapping(node, path).items():
+        if len(problems) > MOST_PROBLEMS:
+            break  # no more are told, not even of what seems to be missing now
         here = join(path, name)
         spelling = table.spelling(name)
         if spelling is None:
@@ -130,15 +131,17 @@ def items(node: Node, path: str) -> Sequence[tuple[Node, str]]:
 
 
 def each(node: Node, path: str, convert: Convert) -> tuple[Any, ...]:
-    """Every item of a list, or every problem of all its items."""
+    """Every item of a list, or the problems of all its items."""
     return converted(items(node, path), convert)
 
 
 def converted(nodes: Iterable[tuple[Node, str]], convert: Convert) -> tuple[Any, ...]:
-    """Each of several values with its path, or every problem of all of them."""
+    """Each of several values with its path, or the problems of all of them."""
     made: list[Any] = []
     problems: list[str] = []
     for node, path in nodes:
+        if len(problems) > MOST_PROBLEMS:
+            break
         try:
             made.append(convert(node, path))
         except ConfigError as error:
@@ -154,15 +157,12 @@ def _meant(name: str, table: Table, root: Table) -> str:
     spellings = {known.lower(): known for known in table.keys}
     if elsewhere and name.lower() not in spellings:
         return f"it belongs at {' or '.join(elsewhere)}"
-    near = difflib.get_close_matches(name.lower(), spellings, n=1, cutoff=_ALIKE)
-    if near:
-        return f"did you mean {spellings[near[0]]!r}?"
+    if near := nearest(name.lower(), spellings, alike=_ALIKE):
+        return f"did you mean {spellings[near]!r}?"
     lasts = {_last(place).lower(): place for place in reversed(places)}
-    far = difflib.get_close_matches(name.lower(), lasts, n=1, cutoff=_SURELY_ALIKE)
-    if far:
-        return f"did you mean {lasts[far[0]]}?"
-    nearest = difflib.get_close_matches(name.lower(), spellings, n=1, cutoff=0)
-    return f"the nearest is {spellings[nearest[0]]!r}, known here are {', '.join(table.keys)}"
+    if far := nearest(name.lower(), lasts, alike=_SURELY_ALIKE):
+        return f"did you mean {lasts[far]}?"
+    return f"the nearest is {spellings[nearest(name.lower(), spellings)]!r}, known here are {', '.join(table.keys)}"
 
 
 def _last(place: str) -> str:

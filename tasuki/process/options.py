@@ -30,7 +30,7 @@ class Option:
         name: Of the flag, without its dashes.
         read: Makes the value of a text that is not empty; raises ValueError with what it must be.
         help: With the default.
-        empty: What an empty text means; None if it is as if nothing were given.
+        empty: What an empty text means; None if it means the default.
         is_list: May be repeated on the command line.
     """
 
@@ -61,7 +61,7 @@ def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> Mapping[s
     if unknown:
         known = [name for name in parser._option_string_actions if name.startswith("--")]  # noqa: SLF001 - no other way
         near = nearest(unknown[0].partition("=")[0], known, alike=_NEAR)
-        parser.error(f"unknown argument {unknown[0]}" + (f"; did you mean {near}?" if near else ""))
+        parser.error(f"unknown argument {unknown[0] or shown('')}" + (f"; did you mean {near}?" if near else ""))
     return {
         name.replace("_", "-"): ",".join(value) if isinstance(value, list) else value
         for name, value in vars(namespace).items()
@@ -82,7 +82,7 @@ def fields(options: Iterable[Option], given: Mapping[str, str], environ: Mapping
             name, text = f"--{option.name}", given[option.name]
         if text is None:
             continue
-        if text:
+        if words(text) if option.is_list else text:
             try:
                 found[option.field] = option.read(text)
             except ValueError as error:
@@ -134,18 +134,32 @@ def path(text: str) -> Path:
     return Path(text)
 
 
-def address(example: str, without: str) -> Callable[[str], tuple[str, int]]:
+def address(
+    example: str,
+    without: str,
+    every: str = "0.0.0.0",  # noqa: S104 - the operator asks for it
+) -> Callable[[str], tuple[str, int]]:
     """Reads host and port; `:9422` is every address.
 
     Args:
         example: A port, for the sentence that refuses.
         without: What an empty text is said to mean.
+        every: The host of `:9422`.
     """
 
     def read(text: str) -> tuple[str, int]:
         match = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([^:\[\]]*)):([0-9]{1,5})", text)
-        if match is None or int(match[3]) > 65535:
+        if match is None or int(match[3]) > 65535 or not _is_encodable(match[2] or ""):
             raise ValueError(f"host:port, such as 0.0.0.0:{example} or [::]:{example}{without}")
-        return match[1] or match[2] or "0.0.0.0", int(match[3])  # noqa: S104 - the operator asked for it
+        return match[1] or match[2] or every, int(match[3])
 
     return read
+
+
+def _is_encodable(host: str) -> bool:
+    """Whether a socket takes such a host; for another it raises TypeError or UnicodeError, and no OSError."""
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        return False
+    return True

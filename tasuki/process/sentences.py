@@ -6,11 +6,18 @@ from typing import Final
 
 _LONGEST_SHOWN: Final = 60
 
+# Comparing takes quadratic time, so that longer words are compared by their beginning only.
+_LONGEST_COMPARED: Final = 64
+
 
 def shown(value: object) -> str:
     """A value in an error, not longer than one can read."""
-    text = repr(value)
-    return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 1]}…"
+    return shortened(repr(value), _LONGEST_SHOWN)
+
+
+def shortened(text: str, longest: int) -> str:
+    """At most so many characters of it."""
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 
 def alternatives(values: Iterable[object]) -> str:
@@ -21,5 +28,5 @@ def alternatives(values: Iterable[object]) -> str:
 
 def nearest(word: str, known: Iterable[str], *, alike: float = 0.0) -> str:
     """The known word that is most like `word`; empty if none is at least so much alike (difflib's ratio)."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=alike)
+    near = difflib.get_close_matches(word[:_LONGEST_COMPARED], list(known), n=1, cutoff=alike)
     return near[0] if near else ""

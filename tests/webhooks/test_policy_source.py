@@ -134,7 +134,7 @@ async def test_a_bad_policy_leaves_the_last_good_one_in_force(
     assert (first_report, recovered) == ("", "")
     assert problem == same
     assert problem.startswith(f"{config_map.folder}/policy.yaml: line 1: cpuonly is not a known key")
-    assert problem.endswith("what it said before stays in force")
+    assert problem.endswith("; what was in force stays in force")
     assert len([record for record in caplog.records if record.levelno == logging.ERROR]) == 1
 
 

@@ -1,7 +1,7 @@
 """The policy's sections on accelerators: what they are, how they are offered and shared, who stays off their nodes."""
 
 from collections.abc import Mapping
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 
@@ -186,7 +186,7 @@ class SharedNodes(Section, frozen=True, kw_only=True):
     """What `tasuki.dev/gpu-sharing: shared-node` means.
 
     Attributes:
-        node_selector: Of the pool that interactive pods share.
+        node_selector: Of the pool that interactive pods share; at least one label.
         tolerations: For the taints of that pool.
         requests: What such a pod reserves of a node; its limits stay, so that it is Burstable.
         maximum_gpus: How many indices are written into CUDA_VISIBLE_DEVICES for "every GPU"; 1 to 64.
@@ -194,7 +194,9 @@ class SharedNodes(Section, frozen=True, kw_only=True):
             devices as an annotation.
     """
 
-    node_selector: Mapping[LabelKey, LabelValue] = msgspec.field(default_factory=lambda: {"tasuki.dev/pool": "shared"})
+    node_selector: Annotated[Mapping[LabelKey, LabelValue], msgspec.Meta(min_length=1)] = msgspec.field(
+        default_factory=lambda: {"tasuki.dev/pool": "shared"}
+    )
     tolerations: tuple[Toleration, ...] = (
         Toleration(key="tasuki.dev/shared", operator="Exists"),
         *_PRESENT,
@@ -202,6 +204,13 @@ class SharedNodes(Section, frozen=True, kw_only=True):
     requests: Requests = Requests()
     maximum_gpus: GpuCount = 8
     devices: Literal["indices", "binding"] = "indices"
+
+    def __post_init__(self) -> None:
+        if not self.node_selector:
+            problem = (
+                "is empty, and would open the GPUs of every node to everybody; write the labels of the pool's nodes"
+            )
+            raise KeyProblemError("nodeSelector", problem)
 
 
 class CpuOnly(Section, frozen=True, kw_only=True):

@@ -1,7 +1,7 @@
 """The policy's values: every section of the file, each absent section a capability that this cluster does not offer."""
 
-from collections.abc import Iterable, Mapping
-from typing import Literal, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, Literal, TypeVar
 
 from webhooks.policy.accelerators import (
     Accelerators,
@@ -45,10 +45,13 @@ __all__ = [
     "any_match",
     "label_matches",
     "labels_match",
+    "protection_for",
     "rule_for",
 ]
 
 Verdict = Literal["deny", "strip", "warn", "allow"]
+_LENIENT_FIRST: Final[Sequence[Verdict]] = ("allow", "warn", "strip", "deny")
+
 _Rule = TypeVar("_Rule", bound=NamespaceRule)
 
 
@@ -68,7 +71,8 @@ class Protection(NamespaceRule, frozen=True, kw_only=True):
     """What happens to pods that reach round the device plugins; the first rule that matches a namespace counts.
 
     Attributes:
-        visible_devices: NVIDIA_VISIBLE_DEVICES or CUDA_VISIBLE_DEVICES set by the pod.
+        visible_devices: NVIDIA_VISIBLE_DEVICES or CUDA_VISIBLE_DEVICES set by the pod, or an annotation by which the
+            container runtime or one of its plugins injects devices.
         privileged: A privileged container in a pod that shares devices with others.
         host_devices: Device nodes of accelerators mounted by hostPath.
         hides_unrequested: Whether containers that ask for no GPU, in pods that could land beside one, get the
@@ -131,6 +135,40 @@ def accelerators_among(resources: Iterable[str], policy: Policy) -> frozenset[st
     return frozenset(name for name in resources if any_match(policy.accelerators.resources, name))
 
 
-def rule_for(rules: Iterable[_Rule], namespace: str, labels: Mapping[str, str]) -> _Rule | None:
-    """The first rule that is for the namespace."""
-    return next((rule for rule in rules if rule.matches(namespace, labels)), None)
+def rule_for(rules: Iterable[_Rule], namespace: str, labels: Mapping[str, str] | None) -> _Rule | None:
+    """The first rule that is for the namespace.
+
+    While its labels are not known (None), none where they would decide: a rule further down may be stricter than the
+    namespace's own.
+    """
+    for rule in rules:
+        if rule.matches(namespace, labels):
+            return rule
+        if labels is None and rule.matches_name(namespace):
+            return None
+    return None
+
+
+def protection_for(rules: Iterable[Protection], namespace: str, labels: Mapping[str, str] | None) -> Protection | None:
+    """The first rule that is for the namespace.
+
+    While its labels are not known (None), several may be the first: then the strictest verdicts of these hold, so that
+    nothing is let through which the labels would forbid.
+    """
+    possible: list[Protection] = []
+    for rule in rules:
+        if rule.matches(namespace, labels):
+            return _strictest((*possible, rule)) if possible else rule
+        if labels is None and rule.matches_name(namespace):
+            possible.append(rule)
+    return _strictest(possible) if possible else None
+
+
+def _strictest(rules: Sequence[Protection]) -> Protection:
+    return Protection(
+        visible_devices=max((rule.visible_devices for rule in rules), key=_LENIENT_FIRST.index),
+        privileged=max((rule.privileged for rule in rules), key=_LENIENT_FIRST.index),
+        host_devices=max((rule.host_devices for rule in rules), key=_LENIENT_FIRST.index),
+        hides_unrequested=any(rule.hides_unrequested for rule in rules),
+        hides_daemon_sets=any(rule.hides_daemon_sets for rule in rules),
+    )

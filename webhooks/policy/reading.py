@@ -1,4 +1,4 @@
-"""The policy file, read against its model: every problem at once, with its line and path, its value and a remedy."""
+"""The policy file, read against its model: its problems are told at once, with line, path, value and remedy."""
 
 import re
 from collections.abc import Mapping

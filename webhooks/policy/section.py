@@ -1,7 +1,8 @@
 """What the policy's sections are made of, and how their globs match."""
 
+import re
 from collections.abc import Mapping
-from fnmatch import fnmatchcase
+from fnmatch import fnmatchcase, translate
 from functools import lru_cache
 
 import msgspec
@@ -44,16 +45,26 @@ class NamespaceRule(Section, frozen=True, kw_only=True):
     def matches_all(self) -> bool:
         return not self.namespace_labels and (not self.namespaces or "*" in self.namespaces)
 
-    def matches(self, namespace: str, labels: Mapping[str, str]) -> bool:
-        return (not self.namespaces or any_match(self.namespaces, namespace)) and labels_match(
-            self.namespace_labels, labels
-        )
+    def matches_name(self, namespace: str) -> bool:
+        return not self.namespaces or any_match(self.namespaces, namespace)
+
+    def matches(self, namespace: str, labels: Mapping[str, str] | None) -> bool:
+        """Whether the rule is certainly for the namespace, whose labels are None while they are not known."""
+        if not self.matches_name(namespace):
+            return False
+        return not self.namespace_labels or (labels is not None and labels_match(self.namespace_labels, labels))
 
 
-@lru_cache(maxsize=16_384)
+@lru_cache(maxsize=2_048)
 def any_match(globs: tuple[Glob, ...], text: str) -> bool:
     """Whether one of the globs (`*`, `?`, `[...]`) is the whole text; upper and lower case differ."""
-    return any(fnmatchcase(text, glob) for glob in globs)
+    return _pattern(globs).match(text) is not None
+
+
+@lru_cache(maxsize=256)
+def _pattern(globs: tuple[Glob, ...]) -> re.Pattern[str]:
+    """One for all of them, which takes a fraction of the time of one after the other; none matches nothing."""
+    return re.compile("|".join(translate(glob) for glob in globs) or r"(?!)")
 
 
 def label_matches(glob: Glob, value: str | None) -> bool:

@@ -3,7 +3,7 @@
 import pytest
 
 from tasuki.process import document
-from tasuki.process.document import ConfigError
+from tasuki.process.document import MOST_PROBLEMS, ConfigError
 
 
 @pytest.mark.parametrize(
@@ -60,6 +60,8 @@ def test_reads(text: str, expected: object) -> None:
         pytest.param(b"a: !!binary aGk=", "line 1: the tag", id="binary"),
         pytest.param(b"a: &a [*a]", "*a refers to nothing before it", id="a value in itself"),
         pytest.param(b"a: {<<: 1}", "line 1: << merges only mappings", id="a merge of a number"),
+        pytest.param(b"k" * 500 + b": 1\n" + b"k" * 500 + b": 2", "k… is here twice", id="a long key twice"),
+        pytest.param(b"a: !" + b"t" * 500 + b" b", "ttt… has no meaning here", id="a long tag"),
         pytest.param(b"[" * 100, "line 1: nested more than 32 levels deep", id="deep nesting"),
         pytest.param(b"[" * 500_000, "nested more than", id="very deep nesting"),
         pytest.param(b"#" * (document.MAX_BYTES + 1), "larger than 1048576 bytes", id="a huge file"),
@@ -71,6 +73,29 @@ def test_refuses(text: bytes, problem: str) -> None:
         document.read(text)
 
     assert problem in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("problems", "told"),
+    [
+        pytest.param(1, 1, id="one"),
+        pytest.param(MOST_PROBLEMS, MOST_PROBLEMS, id="as many as are told"),
+        pytest.param(MOST_PROBLEMS + 1, MOST_PROBLEMS + 1, id="one too many"),
+        pytest.param(10_000, MOST_PROBLEMS + 1, id="far too many"),
+    ],
+)
+def test_only_the_first_problems_are_told_and_that_there_are_more(problems: int, told: int) -> None:
+    error = ConfigError(*(f"problem {i}" for i in range(problems)))
+
+    assert len(error.problems) == told
+    assert str(error) == "; ".join(error.problems)
+    assert ("there is more" in str(error)) == (problems > MOST_PROBLEMS)
+
+
+def test_problems_that_were_cut_are_cut_no_further_by_those_who_collect_them() -> None:
+    below = ConfigError(*(f"problem {i}" for i in range(100)))
+
+    assert ConfigError(*below.problems).problems == below.problems
 
 
 @pytest.mark.parametrize("template", ["[{}]", "{{<<: [{}]}}"], ids=["aliases", "merges"])

@@ -6,12 +6,17 @@ import logging
 import os
 import signal
 import socket
+import struct
+import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry, Counter
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 from tasuki.process import logging as process_logging
 from tasuki.process.http import OperatorServer
@@ -65,6 +70,55 @@ def test_the_operators_pages(host: str) -> None:
 def test_a_stuck_loop_is_not_healthy() -> None:
     with operator_server(Readiness(), alive=False) as server:
         assert page(server.port, "/healthz")[0] == 503
+
+
+def test_a_client_that_hangs_up_is_worth_no_traceback(
+    caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    with operator_server(Readiness()) as server:
+        client = socket.create_connection(("127.0.0.1", server.port))
+        client.sendall(b"GET /readyz HTTP/1.1\r\n")
+        # Closed by a reset, as a probe's client does that has given up.
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+
+        record = logged(caplog, "hung up")
+
+    assert (record.levelno, record.exc_info) == (logging.DEBUG, None)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_page_that_fails_is_logged_once_with_its_traceback(
+    caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Broken(Collector):
+        def collect(self) -> Iterator[Metric]:
+            raise RuntimeError("no such gauge")
+
+    registry = CollectorRegistry()
+    registry.register(Broken())
+    with OperatorServer(("127.0.0.1", 0), registry, Readiness(), lambda: True) as server:
+        with pytest.raises(ConnectionError):
+            page(server.port, "/metrics")
+        logged(caplog, "request failed")
+        still_served = page(server.port, "/healthz")
+
+    (record,) = (record for record in caplog.records if record.levelno == logging.ERROR)
+    assert record.exc_info
+    assert str(record.exc_info[1]) == "no such gauge"
+    assert still_served == (200, "ok\n")
+    assert capsys.readouterr() == ("", "")
+
+
+def logged(caplog: pytest.LogCaptureFixture, text: str) -> logging.LogRecord:
+    """The first record that says so, as soon as there is one."""
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        if found := [record for record in caplog.records if text in record.getMessage()]:
+            return found[0]
+        time.sleep(0.01)
+    raise AssertionError(caplog.text)
 
 
 def test_an_address_that_is_taken_is_named() -> None:

@@ -114,6 +114,11 @@ REFUSED = [
     pytest.param("apiVersion: v1", "apiVersion is 'v1'; it must be tasuki.dev/v1alpha1", id="another version"),
     pytest.param("kind: ConfigMap", "kind is 'ConfigMap'; it must be AdmissionPolicy", id="another kind"),
     pytest.param(
+        "sharedNodes:\n  nodeSelector: {}",
+        "line 2: sharedNodes.nodeSelector is empty, and would open the GPUs of every node to everybody; write",
+        id="every node shared",
+    ),
+    pytest.param(
         "sharedNodes: {nodeSelector: {shared: true}}",
         "sharedNodes.nodeSelector.shared is true; it must be a label's value",
         id="a boolean for a label",

@@ -130,6 +130,7 @@ SCHEMA_REFUSES = [
     pytest.param({"cache": {"url": "http://a", "expirationSeconds": 60}}, id="a short token"),
     pytest.param({"sharedNodes": {"maximumGpus": 65}}, id="too many GPUs"),
     pytest.param({"sharedNodes": {"maximumGpus": "8"}}, id="a number in quotes"),
+    pytest.param({"sharedNodes": {"nodeSelector": {}}}, id="every node shared"),
     pytest.param({"sharedNodes": {"nodeSelector": {"a b": "c"}}}, id="no label key"),
     pytest.param({"sharedNodes": {"nodeSelector": {"a": "x" * 64}}}, id="a long label value"),
     pytest.param({"sharedNodes": {"requests": {"memory": "1m"}}}, id="milli-bytes"),
