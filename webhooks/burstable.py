@@ -40,6 +40,8 @@ def with_small_requests(pod: Pod, small: _Amounts) -> Operations:
     Raises:
         QuantityError: An amount in the pod is not a quantity.
     """
+    # A second pass finds the requests as the API server has rounded them.
+    small = {name: _rounded(name, amount) for name, amount in small.items()}
     whole = pod.spec.resources
     # The pod as a whole then counts for its QoS class, and must request no less than its containers do together: they
     # need not request anything themselves (pkg/apis/core/v1/helper/qos, validatePodResourceConsistency).
@@ -54,6 +56,12 @@ def with_small_requests(pod: Pod, small: _Amounts) -> Operations:
         containers = [_with_half_the_cpu(each) for each in containers]
         together = _enough_for(_with_half_the_cpu(together), pod, containers)
     return tuple(operation for each in (*containers, together) for operation in _operations(each))
+
+
+def _rounded(name: str, amount: str) -> str:
+    """Up to thousandths, below which nothing is counted (SetDefaults_ResourceList in pkg/apis/core/v1/defaults.go)."""
+    counted = Fraction(milli(amount), 1000)
+    return amount if counted == parse(amount) else written(counted, _NOTATIONS[name])
 
 
 def _wanted(path: str, resources: Resources, small: _Amounts, kept_absent: Sequence[str]) -> _Wanted:

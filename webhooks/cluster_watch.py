@@ -241,14 +241,16 @@ class _PriorityClass(msgspec.Struct, frozen=True, rename="camel"):
 
 def _node_facts(node: _Node) -> NodeFacts:
     kubelet = _VERSION.match(node.status.node_info.kubelet_version)
+    amounts = [*node.status.capacity.items(), *node.status.allocatable.items()]
+    extended = [(sys.intern(name), amount) for name, amount in amounts if _is_extended(name)]
+    resources = frozenset(name for name, amount in extended if amount != "0")
     return NodeFacts(
         name=node.metadata.name,
         labels=_labels(node),
         taints=tuple(sorted({Taint(taint.key, taint.value, taint.effect) for taint in node.spec.taints})),
-        resources=frozenset(
-            sys.intern(name) for name in (*node.status.capacity, *node.status.allocatable) if _is_extended(name)
-        ),
+        resources=resources,
         kubelet_version=(int(kubelet[1]), int(kubelet[2])) if kubelet else (0, 0),
+        idle=frozenset(name for name, _ in extended) - resources,
     )
 
 

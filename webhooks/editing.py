@@ -84,11 +84,11 @@ def add_volumes(pod: Pod, wanted: Iterable[Volume]) -> Operations:
 
 def add_tolerations(pod: Pod, wanted: Iterable[Toleration]) -> Operations:
     """Add tolerations that no toleration of the pod includes."""
-    new: list[Toleration] = []
+    there = list(pod.spec.tolerations)
     for toleration in wanted:
-        if not any(includes(each, toleration) for each in (*pod.spec.tolerations, *new)):
-            new.append(toleration)
-    return append("/spec/tolerations", pod.spec.tolerations, new)
+        if not any(includes(each, toleration) for each in there):
+            there.append(toleration)
+    return append("/spec/tolerations", pod.spec.tolerations, there[len(pod.spec.tolerations) :])
 
 
 def includes(wide: Toleration, narrow: Toleration) -> bool:

@@ -1,6 +1,6 @@
 """Which nodes have accelerators, what they offer, and which pods could land on them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,8 +21,9 @@ class NodeFacts:
     """What admission needs of a Node; two that are equal make no difference to any pod.
 
     Attributes:
-        resources: The names of extended resources in its capacity, also of those of which it has none just now.
+        resources: The names of extended resources of which it has some.
         kubelet_version: (1, 36).
+        idle: The names of those of which it has none just now, or no longer.
     """
 
     name: str
@@ -30,6 +31,7 @@ class NodeFacts:
     taints: tuple[Taint, ...]
     resources: frozenset[str]
     kubelet_version: tuple[int, int] = (0, 0)
+    idle: frozenset[str] = frozenset()
 
 
 class AcceleratorNodes(Protocol):
@@ -43,6 +45,10 @@ class AcceleratorNodes(Protocol):
     def oldest_kubelet(self) -> tuple[int, int]:
         """The lowest version of any node's kubelet, with or without accelerators; (0, 0) if there is no node."""
 
+    @property
+    def may_have_nvidia(self) -> bool:
+        """Whether one of them may have NVIDIA's GPUs: all but those that offer other makers' accelerators only."""
+
     def label_values(self, resource: str, wanted: Mapping[str, str]) -> Mapping[str, Sequence[str]] | None:
         """The values, sorted, that these labels have on nodes which offer `resource`.
 
@@ -51,17 +57,28 @@ class AcceleratorNodes(Protocol):
         """
 
     def taints(self, resource: str) -> Sequence[Taint]:
-        """The taints of the nodes that offer `resource`, sorted, each once."""
+        """The taints of the nodes that offer `resource`, or did or will, sorted, each once."""
 
     def could_land(self, pod: Pod) -> bool:
         """Whether the pod's tolerations, node selector and required node affinity admit it to one of the nodes."""
 
 
-def tolerates(toleration: Toleration, taint: Taint) -> bool:
-    """As the scheduler decides it; the alpha operators Gt and Lt tolerate nothing.
+def tolerated(tolerations: Iterable[Toleration], taints: Iterable[Taint]) -> Sequence[Taint]:
+    """Those of the taints that one of the tolerations is for.
 
+    As the scheduler decides it; the alpha operators Gt and Lt tolerate nothing. However many both are, no toleration is
+    compared with every taint.
     https://github.com/kubernetes/kubernetes/blob/master/staging/src/k8s.io/api/core/v1/toleration.go
     """
-    if toleration.effect not in ("", taint.effect) or toleration.key not in ("", taint.key):
-        return False
-    return toleration.operator == "Exists" or (toleration.operator in ("", "Equal") and toleration.value == taint.value)
+    every = tuple(tolerations)
+    any_value = {(each.key, each.effect) for each in every if each.operator == "Exists"}
+    one_value = {(each.key, each.effect, each.value) for each in every if each.operator in ("", "Equal")}
+    return [
+        taint
+        for taint in taints
+        if any(
+            (key, effect) in any_value or (key, effect, taint.value) in one_value
+            for key in ("", taint.key)
+            for effect in ("", taint.effect)
+        )
+    ]

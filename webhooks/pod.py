@@ -2,12 +2,23 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
+from msgspec import Meta
 
 # Any JSON object that is only passed on or compared.
 Json = dict[str, Any]
+
+# Kubernetes' own bounds, but it looks at them only when admission is over. With them here, whatever mutations copy into
+# each container, compare, cite or remember is short (staging/src/k8s.io/apimachinery/pkg/util/validation).
+QualifiedName = Annotated[str, Meta(max_length=253 + 1 + 63)]
+Subdomain = Annotated[str, Meta(max_length=253)]
+Label = Annotated[str, Meta(max_length=63)]
+
+# Of what mutations add to one by one, or compare one by one with what they want. Kubernetes has no bound for these, but
+# etcd would not take the pod with what we add to many more.
+_FEW: Final = Meta(max_length=1000)
 
 
 class _Part(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
@@ -26,8 +37,8 @@ class Metadata(_Part, frozen=True, kw_only=True):
     name: str = ""
     generate_name: str = ""
     namespace: str = ""
-    labels: dict[str, str] = {}
-    annotations: dict[str, str] = {}
+    labels: dict[QualifiedName, Label] = {}
+    annotations: dict[QualifiedName, str] = {}
     owner_references: tuple[OwnerReference, ...] = ()
 
 
@@ -37,25 +48,33 @@ class EnvVar(_Part, frozen=True, kw_only=True):
     value_from: Json | None = None
 
 
+# In each of many containers, and of every name is asked whether it is an accelerator's.
+Amounts = Annotated[dict[QualifiedName, str | int | float], Meta(max_length=64)]
+
+
 class Resources(_Part, frozen=True, kw_only=True):
     """Quantities are strings, or numbers as JSON has them."""
 
-    limits: dict[str, str | int | float] = {}
-    requests: dict[str, str | int | float] = {}
+    limits: Amounts = {}
+    requests: Amounts = {}
     claims: tuple[Json, ...] = ()
 
 
 class VolumeMount(_Part, frozen=True, kw_only=True):
-    name: str
+    name: Label
     mount_path: str
     read_only: bool = False
     sub_path: str = ""
     mount_propagation: str = ""
 
 
+# Linux has 41.
+CapabilityNames = Annotated[tuple[str, ...], Meta(max_length=64)]
+
+
 class Capabilities(_Part, frozen=True, kw_only=True):
-    add: tuple[str, ...] = ()
-    drop: tuple[str, ...] = ()
+    add: CapabilityNames = ()
+    drop: CapabilityNames = ()
 
 
 class SecurityContext(_Part, frozen=True, kw_only=True):
@@ -73,7 +92,7 @@ class SecurityContext(_Part, frozen=True, kw_only=True):
 
 
 class Container(_Part, frozen=True, kw_only=True):
-    name: str
+    name: Label
     image: str = ""
     image_pull_policy: str = ""
     command: tuple[str, ...] = ()
@@ -95,7 +114,7 @@ class HostPath(_Part, frozen=True, kw_only=True):
 class Volume(_Part, frozen=True, kw_only=True):
     """Only the sources that we read or make; all others are None throughout."""
 
-    name: str
+    name: Label
     host_path: HostPath | None = None
     empty_dir: Json | None = None
     projected: Json | None = None
@@ -109,10 +128,10 @@ class Volume(_Part, frozen=True, kw_only=True):
 class Toleration(_Part, frozen=True, kw_only=True):
     """`operator` empty means Equal; `key` empty with Exists tolerates everything."""
 
-    key: str = ""
-    operator: str = ""
-    value: str = ""
-    effect: str = ""
+    key: QualifiedName = ""
+    operator: Label = ""
+    value: Label = ""
+    effect: Label = ""
     toleration_seconds: int | None = None
 
 
@@ -134,7 +153,7 @@ class SelectorTerm(_Part, frozen=True, kw_only=True):
 class NodeSelector(_Part, frozen=True, kw_only=True):
     """One of its terms must hold."""
 
-    node_selector_terms: tuple[SelectorTerm, ...] = ()
+    node_selector_terms: Annotated[tuple[SelectorTerm, ...], _FEW] = ()
 
 
 class NodeAffinity(_Part, frozen=True, kw_only=True):
@@ -151,19 +170,29 @@ class PodSecurityContext(_Part, frozen=True, kw_only=True):
     fs_group: int | None = None
 
 
+class PodOS(_Part, frozen=True, kw_only=True):
+    """`name` is linux, windows, or empty where the pod does not say."""
+
+    name: Label = ""
+
+
+Containers = Annotated[tuple[Container, ...], _FEW]
+
+
 class PodSpec(_Part, frozen=True, kw_only=True):
-    containers: tuple[Container, ...] = ()
-    init_containers: tuple[Container, ...] = ()
-    ephemeral_containers: tuple[Container, ...] = ()
+    containers: Containers = ()
+    init_containers: Containers = ()
+    ephemeral_containers: Containers = ()
     volumes: tuple[Volume, ...] = ()
-    tolerations: tuple[Toleration, ...] = ()
-    node_selector: dict[str, str] = {}
-    node_name: str = ""
+    tolerations: Annotated[tuple[Toleration, ...], _FEW] = ()
+    node_selector: dict[QualifiedName, Label] = {}
+    node_name: Subdomain = ""
+    os: PodOS = PodOS()
     affinity: Affinity | None = None
     priority: int | None = None
-    priority_class_name: str = ""
+    priority_class_name: Subdomain = ""
     preemption_policy: str = ""
-    runtime_class_name: str = ""
+    runtime_class_name: Subdomain = ""
     scheduler_name: str = ""
     service_account_name: str = ""
     resources: Resources = Resources()
@@ -178,6 +207,7 @@ class Pod(_Part, frozen=True, kw_only=True):
 
 _NONE: Final[frozenset[str]] = frozenset()
 _ZERO: Final = ("0", 0)
+WINDOWS: Final = "windows"
 
 Kind = Literal["containers", "initContainers", "ephemeralContainers"]
 

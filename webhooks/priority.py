@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from tasuki.kube.names import GPU_SHARING, GPU_SLICE, VACCEL
+from tasuki.kube.names import GPU_SHARING, GPU_SLICE
 from webhooks.cluster import PriorityClass
 from webhooks.patch import Operations, add, remove
 from webhooks.pod import Pod, annotation, is_of_daemon_set, places, requested
@@ -64,11 +64,13 @@ class TeamClasses:
 
     Attributes:
         missing: Those that the policy names and the cluster lacks.
+        of_every_namespace: Whether the team is whoever has no other.
     """
 
     default: PriorityClass | None
     maximum: PriorityClass | None
     missing: tuple[str, ...]
+    of_every_namespace: bool
 
     def given(self, pod: Standing) -> PriorityClass | None:
         """What a pod gets that chose no class; None if it stays as it is.
@@ -80,6 +82,13 @@ class TeamClasses:
 
     def forbids(self, value: int) -> bool:
         return self.maximum is not None and value > self.maximum.value
+
+    def spares(self, pod: Standing) -> bool:
+        """Whether the maximum is not for such a pod.
+
+        Nobody can name all the namespaces that a cluster is made of, and without its network it would not come up.
+        """
+        return self.of_every_namespace and pod.is_system
 
 
 def team_classes(scene: Scene, classes: Classes) -> TeamClasses | None:
@@ -94,6 +103,7 @@ def team_classes(scene: Scene, classes: Classes) -> TeamClasses | None:
         default=classes.get(team.default_priority_class),
         maximum=classes.get(team.maximum_priority_class),
         missing=tuple(sorted(names - classes.keys())),
+        of_every_namespace=team.matches_all,
     )
 
 
@@ -112,7 +122,7 @@ def is_cpu_only(pod: Pod, scene: Scene) -> bool:
 
 def _uses_accelerator(pod: Pod, policy: Policy) -> bool:
     # What a claim (DRA) is for, the pod does not say: take it for an accelerator.
-    if pod.spec.resource_claims or any(annotation(pod, name) for name in (GPU_SHARING, GPU_SLICE, VACCEL)):
+    if pod.spec.resource_claims or any(annotation(pod, name) for name in (GPU_SHARING, GPU_SLICE)):
         return True
     # Neither ephemeral containers nor pods as a whole can request extended resources.
     return any(

@@ -71,6 +71,7 @@ class Outcome:
 
 UNTOUCHED: Final = Outcome()
 
+_NULL: Final = b"null"
 _pods: Final = msgspec.json.Decoder(Pod)
 
 
@@ -79,7 +80,7 @@ def review(content: msgspec.Raw | bytes, scene: Scene, stages: Stages = MUTATION
     try:
         pod, document = _read(content)
     except UNREADABLE as error:
-        return Outcome(refusal=f"this is no Pod that Kubernetes would take: {error}", refused_by="decoding")
+        return _unreadable(error)
     operations: list[Operation] = []
     warnings: list[str] = []
     notes: dict[str, str] = {}
@@ -95,12 +96,20 @@ def review(content: msgspec.Raw | bytes, scene: Scene, stages: Stages = MUTATION
             changed.append(name)
             operations += change.operations
             document = apply(_document(content) if document is None else document, change.operations)
-            pod = msgspec.convert(document, Pod)
+            try:
+                pod = msgspec.convert(document, Pod)
+            except msgspec.ValidationError as error:
+                # With what was added, the pod has more of something than we take.
+                return _unreadable(error)
     if not (operations or warnings or notes):
         return UNTOUCHED
     if changed:
         notes["changed"] = ",".join(changed)
     return Outcome(operations=tuple(operations), warnings=warnings, notes=notes, changed=changed)
+
+
+def _unreadable(error: Exception) -> Outcome:
+    return Outcome(refusal=f"the pod cannot be admitted as it is written: {error}", refused_by="decoding")
 
 
 def _read(content: msgspec.Raw | bytes) -> tuple[Pod, Any]:
@@ -109,6 +118,8 @@ def _read(content: msgspec.Raw | bytes) -> tuple[Pod, Any]:
         return _pods.decode(content), None
     except msgspec.ValidationError:
         # Nulls are all that a well-formed pod can have and we do not read.
+        if _NULL not in bytes(content):
+            raise
         document = _document(content)
         return msgspec.convert(document, Pod), document
 
@@ -116,4 +127,4 @@ def _read(content: msgspec.Raw | bytes) -> tuple[Pod, Any]:
 def _document(content: msgspec.Raw | bytes) -> Any:
     document = msgspec.json.decode(content)
     # Go leaves empty fields out, so that hardly any pod has a null, and looking for one is cheap.
-    return without_nulls(document) if b"null" in bytes(content) else document
+    return without_nulls(document) if _NULL in bytes(content) else document

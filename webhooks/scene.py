@@ -16,14 +16,14 @@ class Scene:
 
     Attributes:
         namespace: From the request; the pod's own may be empty.
-        namespace_labels: Empty while the namespaces are not known.
+        namespace_labels: None while they are not known.
         nodes: None while the nodes are not known.
     """
 
     namespace: str
     policy: Policy
     cluster: Cluster = field(default_factory=Cluster)
-    namespace_labels: Mapping[str, str] = field(default_factory=dict)
+    namespace_labels: Mapping[str, str] | None = None
     nodes: AcceleratorNodes | None = None
 
 

@@ -90,7 +90,8 @@ _OPTIONS: Final = (
         "where reviews are served over HTTPS, at /mutate and /validate (every address, port 9443)",
     ),
     Option(
-        "metrics_address", "metrics-address", "TASUKI_METRICS_ADDRESS", address("9424", ", or empty for no metrics", _EVERY_ADDRESS),
+        "metrics_address", "metrics-address", "TASUKI_METRICS_ADDRESS",
+        address("9424", ", or empty for no metrics", _EVERY_ADDRESS),
         "where /metrics, /readyz and /healthz are served over HTTP; empty: nowhere (every address, port 9424)",
         empty=(None,),
     ),

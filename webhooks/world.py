@@ -96,11 +96,10 @@ class World:
             raise RuntimeError("there is no policy yet")
         if namespace in self._exempt or any_match(policy.exempt_namespaces, namespace):
             return None
-        labels = (self._cluster.namespaces or {}).get(namespace, {})
         return Scene(
             namespace=namespace,
             policy=policy,
             cluster=self._cluster,
-            namespace_labels=labels,
+            namespace_labels=(self._cluster.namespaces or {}).get(namespace),
             nodes=self._nodes,
         )

@@ -101,7 +101,12 @@ def test_the_wheel_has_everything_that_is_read_at_run_time(wheel: zipfile.ZipFil
 def test_the_wheel_has_no_tests_and_no_build_files(wheel: zipfile.ZipFile) -> None:
     folders = {name.split("/")[0] for name in wheel.namelist()}
 
-    assert {folder for folder in folders if not folder.endswith(".dist-info")} == {"deviceplugin", "protos", "tasuki", "webhooks"}
+    assert {folder for folder in folders if not folder.endswith(".dist-info")} == {
+        "deviceplugin",
+        "protos",
+        "tasuki",
+        "webhooks",
+    }
 
 
 def test_the_command_of_the_manifests_is_installed(wheel: zipfile.ZipFile) -> None:

@@ -48,6 +48,7 @@ class OpenNodes:
 
     resources = ("nvidia.com/gpu",)
     oldest_kubelet = (1, 36)
+    may_have_nvidia = True
 
     def label_values(self, resource: str, wanted: object) -> None:
         return None

@@ -275,28 +275,36 @@ async def test_a_node_that_cannot_be_read_keeps_no_other_from_being_seen(api: Ap
 
 
 @pytest.mark.parametrize(
-    ("status", "resources"),
+    ("status", "resources", "idle"),
     [
-        pytest.param({}, set(), id="a node that has not reported"),
-        pytest.param({"capacity": {"cpu": "1", "pods": "1"}}, set(), id="native"),
-        pytest.param({"capacity": {"hugepages-1Gi": "1", "attachable-volumes-csi": "1"}}, set(), id="no domain"),
-        pytest.param({"capacity": {"storage.kubernetes.io/x": "1"}}, set(), id="of Kubernetes itself"),
-        pytest.param({"capacity": {"nvidia.com/gpu": "0"}}, {"nvidia.com/gpu"}, id="none just now"),
+        pytest.param({}, set(), set(), id="a node that has not reported"),
+        pytest.param({"capacity": {"cpu": "1", "pods": "1"}}, set(), set(), id="native"),
+        pytest.param({"capacity": {"hugepages-1Gi": "1", "attachable-volumes-csi": "1"}}, set(), set(), id="no domain"),
+        pytest.param({"capacity": {"storage.kubernetes.io/x": "1"}}, set(), set(), id="of Kubernetes itself"),
+        pytest.param({"capacity": {"nvidia.com/gpu": "0"}}, set(), {"nvidia.com/gpu"}, id="none just now"),
+        pytest.param(
+            {"capacity": {"nvidia.com/gpu": "8"}, "allocatable": {"nvidia.com/gpu": "0"}},
+            {"nvidia.com/gpu"},
+            set(),
+            id="all unhealthy",
+        ),
         pytest.param(
             {"capacity": {"fpga.tasuki.dev/a": "1"}, "allocatable": {"amd.com/gpu": "1"}},
             {"fpga.tasuki.dev/a", "amd.com/gpu"},
+            set(),
             id="in either of the two",
         ),
     ],
 )
 async def test_the_extended_resources_of_a_node(
-    status: dict[str, Any], resources: set[str], api: ApiServer, kube: Kube
+    status: dict[str, Any], resources: set[str], idle: set[str], api: ApiServer, kube: Kube
 ) -> None:
     await api.put(NODES, "n", status=status)
     async with watching(kube) as seen:
         await seen.until_complete()
 
         assert facts(seen, "n").resources == resources
+        assert facts(seen, "n").idle == idle
 
 
 @pytest.mark.parametrize(

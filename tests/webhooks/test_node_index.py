@@ -22,6 +22,7 @@ def node(
     labels: dict[str, str] | None = None,
     resources: tuple[str, ...] = (GPU,),
     kubelet: tuple[int, int] = (1, 36),
+    idle: tuple[str, ...] = (),
 ) -> NodeFacts:
     """Taints as kubectl writes them: `key=value:effect`."""
     made = []
@@ -29,7 +30,7 @@ def node(
         key_value, _, effect = taint.partition(":")
         key, _, value = key_value.partition("=")
         made.append(Taint(key, value, effect))
-    return NodeFacts(name, labels or {}, tuple(made), frozenset(resources), kubelet)
+    return NodeFacts(name, labels or {}, tuple(made), frozenset(resources), kubelet, frozenset(idle))
 
 
 def index(*nodes: NodeFacts, policy: Policy | None = None) -> AcceleratorNodes:
@@ -56,6 +57,9 @@ PLAIN = parsed(pod())
     [
         pytest.param(node(), True, id="a resource that the policy lists"),
         pytest.param(node(resources=("nvidia.com/mig-1g.5gb",)), True, id="a resource that a glob matches"),
+        pytest.param(node(resources=("nvidia.com/a100",)), True, id="a GPU by another name"),
+        pytest.param(node(resources=(), idle=(GPU,)), True, id="a resource of which it has none just now"),
+        pytest.param(node(resources=("nvidia.com/hostdev",)), False, id="NVIDIA's network cards"),
         pytest.param(node(resources=("example.com/dongle",)), False, id="another resource"),
         pytest.param(node(resources=(), labels={"nvidia.com/gpu.present": "true"}), True, id="a label"),
         pytest.param(node(resources=(), labels={"cloud.google.com/gke-accelerator": "t4"}), True, id="another label"),
@@ -71,6 +75,52 @@ def test_resources_are_the_accelerators_of_all_nodes() -> None:
     nodes = index(node(resources=("nvidia.com/mig-1g.5gb", "example.com/dongle")), node("node-2"))
 
     assert nodes.resources == (GPU, "nvidia.com/mig-1g.5gb")
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        pytest.param(node(resources=(GPU,), idle=("nvidia.com/gpu.shared",)), (GPU,), id="a former name"),
+        pytest.param(node(resources=(), idle=(GPU,)), (GPU,), id="while the plugin is away"),
+        pytest.param(node(resources=("fpga.tasuki.dev/a",), idle=(GPU,)), ("fpga.tasuki.dev/a", GPU), id="one of two"),
+    ],
+)
+def test_what_stands_at_zero_is_offered_unless_its_domain_has_another_name(
+    facts: NodeFacts, expected: tuple[str, ...]
+) -> None:
+    nodes = index(facts)
+
+    assert nodes.resources == expected
+    assert [name for name in (*facts.resources, *facts.idle) if nodes.label_values(name, {}) is not None] == [*expected]
+
+
+def test_taints_are_known_of_what_stands_at_zero() -> None:
+    nodes = index(node("node-1", "team=a:NoSchedule", resources=(GPU,), idle=("nvidia.com/gpu.shared",)))
+
+    assert nodes.taints("nvidia.com/gpu.shared") == (Taint("team", "a", "NoSchedule"),)
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        pytest.param(node(), True, id="a GPU"),
+        pytest.param(node(resources=(), idle=(GPU,)), True, id="a GPU that is away"),
+        pytest.param(node(resources=("fpga.tasuki.dev/a", "amd.com/xilinx_u250")), False, id="FPGAs"),
+        pytest.param(node(resources=("amd.com/gpu", "google.com/tpu", "gpu.intel.com/i915")), False, id="other makers"),
+        pytest.param(
+            node(resources=("fpga.tasuki.dev/a",), labels={"nvidia.com/gpu.present": "true"}), True, id="a label"
+        ),
+        pytest.param(node(resources=()), False, id="nothing"),
+    ],
+)
+def test_which_nodes_may_have_nvidias_gpus(facts: NodeFacts, expected: bool) -> None:
+    assert index(facts).may_have_nvidia is expected
+
+
+def test_the_policys_own_resources_may_be_nvidias_gpus() -> None:
+    policy = Policy(accelerators=Accelerators(resources=("aliyun.com/gpu-mem",)))
+
+    assert index(node(resources=("aliyun.com/gpu-mem",)), policy=policy).may_have_nvidia
 
 
 def test_the_oldest_kubelet_may_be_on_a_node_without_accelerators() -> None:
@@ -126,6 +176,8 @@ def test_values_of_labels(wanted: dict[str, str], expected: dict[str, tuple[str,
     assert MODELS.label_values(GPU, wanted) == expected
 
 
+LINUX = {"kubernetes.io/os": "linux"}
+WINDOWS = {"kubernetes.io/os": "windows"}
 TOLERATE_GPU = [{"key": GPU, "operator": "Exists", "effect": "NoSchedule"}]
 
 
@@ -154,6 +206,25 @@ TOLERATE_GPU = [{"key": GPU, "operator": "Exists", "effect": "NoSchedule"}]
         ),
         pytest.param(node("node-1", "t:NoSchedule"), {"nodeName": "node-1"}, True, id="past the scheduler"),
         pytest.param(node("node-1"), {"nodeName": "node-2"}, False, id="put on another node"),
+        pytest.param(node(labels=LINUX), {"os": {"name": "windows"}}, False, id="a windows pod, a linux node"),
+        pytest.param(node(labels=WINDOWS), {"os": {"name": "windows"}}, True, id="a windows pod, a windows node"),
+        pytest.param(node(), {"os": {"name": "windows"}}, False, id="a windows pod, a node that does not say"),
+        pytest.param(node(labels=LINUX), {"os": {"name": "linux"}}, True, id="a linux pod, a linux node"),
+        pytest.param(node(labels=WINDOWS), {"os": {"name": "linux"}}, False, id="a linux pod, a windows node"),
+        pytest.param(node(), {"os": {"name": "linux"}}, True, id="a linux pod, a node that does not say"),
+        pytest.param(node(labels=WINDOWS), {}, True, id="a pod that does not say, a windows node"),
+        pytest.param(
+            node("node-1", labels=LINUX),
+            {"os": {"name": "windows"}, "nodeName": "node-1"},
+            False,
+            id="a windows pod put on a linux node",
+        ),
+        pytest.param(
+            node("node-1", labels=WINDOWS),
+            {"os": {"name": "windows"}, "nodeName": "node-1"},
+            True,
+            id="a windows pod put on a windows node",
+        ),
         pytest.param(
             node(labels={"x": "7"}),
             {"affinity": required({"matchExpressions": [expression("y", "Exists"), expression("x", "Exists")]})},

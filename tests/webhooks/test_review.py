@@ -9,8 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tasuki.kube.quantity import parse
 from tests.webhook_builders import Json, assert_valid, container, pod, scene
 from tests.webhooks.mutations.api_server import defaulted
+from tests.webhooks.pod_validation import aggregate, complaints, in_thousandths, with_requests
 from tests.webhooks.priority_admission import admit_priority, cluster_of
 from webhooks.catalogue import Catalogue
 from webhooks.cluster import Cluster
@@ -25,6 +27,7 @@ from webhooks.policy.model import (
     ModuleVolume,
     Policy,
     Protection,
+    Requests,
     SharedNodes,
     Team,
     Vaccel,
@@ -48,6 +51,9 @@ EVERYTHING = Policy(
     protection=(Protection(visible_devices="strip", privileged="strip", host_devices="strip"),),
 )
 
+# Requests of less than is ever counted.
+LEAST = msgspec.structs.replace(EVERYTHING, shared_nodes=SharedNodes(requests=Requests(cpu="300u", memory="1Mi")))
+
 
 def cluster(kubelet: tuple[int, int] = (1, 36)) -> Cluster:
     """A tainted and an open node with GPUs, one without, and the classes that the policy names."""
@@ -64,6 +70,13 @@ def cluster(kubelet: tuple[int, int] = (1, 36)) -> Cluster:
             labels={"nvidia.com/gpu.sharing-strategy": "none", "kubernetes.io/arch": "amd64"},
             taints=(),
             resources=frozenset({"nvidia.com/gpu", "fpga.tasuki.dev/resize"}),
+            kubelet_version=kubelet,
+        ),
+        NodeFacts(
+            name="windows",
+            labels={"kubernetes.io/os": "windows", "nvidia.com/gpu.present": "true"},
+            taints=(),
+            resources=frozenset({"nvidia.com/gpu"}),
             kubelet_version=kubelet,
         ),
         NodeFacts(name="cpu", labels={}, taints=(), resources=frozenset(), kubelet_version=kubelet),
@@ -96,7 +109,7 @@ def applied(before: Json, outcome: Outcome) -> Json:
 def next_round(pod: Json, known: Cluster) -> Json:
     """The pod as the API server shows it when it asks again."""
     urgency = {key: pod["spec"].get(key) for key in ("priority", "preemptionPolicy")}
-    filled = defaulted(pod)
+    filled = with_requests(defaulted(pod))
     spec = {key: value for key, value in (filled["spec"] | urgency).items() if value is not None}
     return admit_priority({**filled, "spec": spec}, known)
 
@@ -119,6 +132,11 @@ ENVIRONMENT: list[Json] = [
 ]
 
 
+DEVICES = ("nvidia.com/gpu", "nvidia.com/gpu.shared", "fpga.tasuki.dev/resize", "vaccel.tasuki.dev/session")
+# Also some that are much like those of containers that Tasuki adds.
+INIT_NAMES = ("fetch", "tasuki-fetch", "tasuki-modules", "tasuki-modules-1", "tasuki-modules-mine")
+
+
 @st.composite
 def containers(draw: st.DrawFn, name: str) -> Json:
     made = container(name)
@@ -126,7 +144,7 @@ def containers(draw: st.DrawFn, name: str) -> Json:
     if draw(st.booleans()):
         cpu = draw(st.sampled_from(["50m", "100m", "1", "4"]))
         resources = {"limits": {"cpu": cpu, "memory": "1Gi"}, "requests": {"cpu": cpu, "memory": "1Gi"}}
-    if device := draw(st.sampled_from(["", "", "nvidia.com/gpu", "nvidia.com/gpu.shared", "fpga.tasuki.dev/resize"])):
+    if device := draw(st.sampled_from(["", "", *DEVICES])):
         for each in ("limits", "requests"):
             resources.setdefault(each, {})[device] = "1"
     if resources:
@@ -149,7 +167,10 @@ def pods(draw: st.DrawFn) -> Json:
         *[draw(containers(f"c{index}")) for index in range(draw(st.integers(1, 3)))],
         annotations={key: draw(st.sampled_from(ANNOTATIONS[key])) for key in chosen},
         labels={"tasuki.dev/dataflow": "video", "tasuki.dev/function": "decode"} if draw(st.booleans()) else None,
-        init=tuple(draw(containers(f"i{index}")) for index in range(draw(st.integers(0, 1)))),
+        init=tuple(
+            draw(containers(name)) | draw(st.sampled_from([{}, {"restartPolicy": "Always"}]))
+            for name in draw(st.lists(st.sampled_from(INIT_NAMES), unique=True, max_size=2))
+        ),
         volumes=[{"name": "dev", "hostPath": {"path": draw(st.sampled_from(["/dev", "/data"]))}}],
     )
     if draw(st.booleans()):
@@ -158,15 +179,39 @@ def pods(draw: st.DrawFn) -> Json:
         made["spec"]["nodeSelector"] = {"kubernetes.io/arch": "amd64"}
     if draw(st.integers(0, 2)) == 0:
         made["spec"]["priorityClassName"] = draw(st.sampled_from(["normal", "urgent"]))
+    match draw(st.integers(0, 5)):
+        case 0 | 1:
+            made["spec"]["resources"] = draw(resources_of_pods(made["spec"]))
+        case 2:
+            made["spec"]["os"] = {"name": "windows"}
+            for each in (*made["spec"]["containers"], *made["spec"].get("initContainers", [])):
+                each.pop("securityContext", None)
+        case 3:
+            made["spec"]["os"] = {"name": "linux"}
     return made
 
 
+@st.composite
+def resources_of_pods(draw: st.DrawFn, spec: Json) -> Json:
+    """Of a pod as a whole: enough for its containers, and for nothing besides if it comes to that."""
+    made: Json = {}
+    for name, spare in (("cpu", "2"), ("memory", "4Gi")):
+        least = aggregate(spec, name)
+        enough = in_thousandths(draw(st.sampled_from([least or parse(spare), least + parse(spare)])))
+        for section in draw(st.sampled_from([["limits", "requests"], ["limits"], ["requests"], list[str]()])):
+            made.setdefault(section, {})[name] = enough
+    return made or {"requests": {"cpu": "64"}}
+
+
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(asked=pods(), kubelet=st.sampled_from([(1, 36), (1, 31)]))
-def test_one_pass_is_all_it_takes_and_the_pod_stays_valid(asked: Json, kubelet: tuple[int, int]) -> None:
-    where = everywhere(kubelet=kubelet)
+@given(asked=pods(), kubelet=st.sampled_from([(1, 36), (1, 31)]), policy=st.sampled_from([EVERYTHING, LEAST]))
+def test_one_pass_is_all_it_takes_and_the_pod_stays_valid(
+    asked: Json, kubelet: tuple[int, int], policy: Policy
+) -> None:
+    where = everywhere(policy, kubelet)
     assert where.cluster.priority_classes is not None
-    before = admit_priority(asked, where.cluster)
+    before = admit_priority(with_requests(asked), where.cluster)
+    assert complaints(before) == []
 
     outcome = reviewed(before, where)
 
@@ -175,6 +220,7 @@ def test_one_pass_is_all_it_takes_and_the_pod_stays_valid(asked: Json, kubelet: 
         return
     after = next_round(applied(before, outcome), where.cluster)
     assert_valid(after)
+    assert complaints(after) == []
     again = reviewed(after, where)
     assert (plain(again.operations), again.refusal) == ([], "")
     assert review(msgspec.json.encode(after), where, CHECKS).refusal == ""

@@ -9,7 +9,7 @@ from tasuki.process.sentences import shown
 from webhooks.editing import add_missing_env, add_mounts, add_volumes, set_annotations
 from webhooks.mutations.injected import users_containers
 from webhooks.patch import Operation
-from webhooks.pod import EnvVar, Place, Pod, Volume, VolumeMount
+from webhooks.pod import EnvVar, Place, Pod, Volume, VolumeMount, annotation
 from webhooks.policy.model import Cache
 from webhooks.scene import NOTHING, Change, RefusedError, Scene
 
@@ -22,17 +22,16 @@ _SEPARATORS: Final = re.compile(r"[,\s]+")
 
 
 def cache(pod: Pod, scene: Scene) -> Change:
-    annotations = pod.metadata.annotations
-    if CACHE not in annotations:
-        if CACHE_BUCKETS not in annotations:
+    written = annotation(pod, CACHE)
+    if not written:
+        if not annotation(pod, CACHE_BUCKETS):
             return NOTHING
         # Left, because placement alone may be what is wanted, by a pod that brings its own token.
         text = f"{CACHE_BUCKETS} alone only guides the scheduler; write {CACHE} to get the cache's address and a token"
         return Change(warnings=(text,))
     if scene.policy.cache is None:
         raise RefusedError(f"{CACHE}: this cluster offers no object cache; leave the annotation out")
-    buckets = _buckets(annotations[CACHE])
-    return _connected(pod, scene.policy.cache, buckets)
+    return _connected(pod, scene.policy.cache, _buckets(written))
 
 
 def _connected(pod: Pod, offer: Cache, buckets: Sequence[str]) -> Change:

@@ -10,7 +10,7 @@ from typing import Final
 from tasuki.kube.names import GPU_SHARING, GPU_SLICE, NVIDIA_GPU
 from tasuki.process.sentences import shown
 from webhooks.editing import require
-from webhooks.mutations.wording import nearest
+from webhooks.mutations.wording import nearest, selects_too_late
 from webhooks.nodes import AcceleratorNodes
 from webhooks.patch import Operation, Operations, add, pointer, remove, set_keys
 from webhooks.pod import Place, Pod, Requirement, Resources, annotation, places, requested
@@ -25,6 +25,8 @@ _PROFILE: Final = re.compile(r"(?:[1-9]c\.)?[1-9][0-9]?g\.[1-9][0-9]{0,3}gb(?:[+
 _EXAMPLE: Final = "mig-1g.5gb"
 _WILDCARDS: Final = frozenset("*?[")
 _WARNING_CHARACTERS: Final = 199
+
+_LabelValues = Mapping[str, Sequence[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +56,17 @@ def gpu_slices(pod: Pod, scene: Scene) -> Change:
         raise RefusedError(_unknown(value, scene))
     if not wanted.offers:
         raise RefusedError(f"annotation {GPU_SLICE}: this cluster's policy offers no {wanted.word!r}; {_forms(scene)}")
-    offer = _made(wanted.offers, scene.nodes)
-    chosen = offer or wanted.offers[0]
-    operations = (
-        *_requests(pod, wanted, chosen.resource, scene.policy.gpu_slices),
-        *require(pod, _requirements(pod, wanted.word, chosen, scene.nodes)),
-    )
-    absent = offer is None and scene.nodes is not None
+    made = _made(wanted.offers, scene.nodes)
+    chosen, seen = made or (wanted.offers[0], {})
+    requests = _requests(pod, wanted, chosen.resource, scene.policy.gpu_slices)
+    selection = require(pod, _requirements(pod, wanted.word, chosen, seen, scene.nodes))
+    absent = made is None and scene.nodes is not None
     return Change(
-        operations,
-        warnings=(_nobody_offers(wanted.word, scene),) if absent else (),
+        (*requests, *selection),
+        warnings=(
+            *((_nobody_offers(wanted.word, scene),) if absent else ()),
+            *selects_too_late(pod, f"{GPU_SLICE}: {wanted.word}", selection),
+        ),
         notes={"gpu-slice": f"{wanted.word} is {chosen.resource}"},
     )
 
@@ -89,11 +92,14 @@ def _filled(offer: SliceOffer, profile: Glob) -> SliceOffer:
     )
 
 
-def _made(offers: Iterable[SliceOffer], nodes: AcceleratorNodes | None) -> SliceOffer | None:
-    """The first offer that a node makes."""
-    if nodes is None:
-        return None
-    return next((each for each in offers if nodes.label_values(each.resource, each.node_labels) is not None), None)
+def _made(offers: Iterable[SliceOffer], nodes: AcceleratorNodes | None) -> tuple[SliceOffer, _LabelValues] | None:
+    """The first offer that a node makes, with the values of its labels."""
+    if nodes is not None:
+        for offer in offers:
+            seen = nodes.label_values(offer.resource, offer.node_labels)
+            if seen is not None:
+                return offer, seen
+    return None
 
 
 # Requests
@@ -106,7 +112,8 @@ def _requests(pod: Pod, wanted: _Slice, resource: str, policy: GpuSlices) -> Ope
     made: list[Operation] = []
     asked = False
     for place in places(pod, "initContainers", "containers"):
-        names = requested(place.container)
+        # Kubernetes' own resources are without a domain.
+        names = {name for name in requested(place.container) if "/" in name}
         for name in sorted(names - general):
             if any(_is_named_by(template, name) for template in others):
                 raise RefusedError(
@@ -157,20 +164,21 @@ def _one_more(pod: Pod, resource: str) -> Operations:
 # Nodes
 
 
-def _requirements(pod: Pod, word: str, offer: SliceOffer, nodes: AcceleratorNodes | None) -> Iterator[Requirement]:
+def _requirements(
+    pod: Pod, word: str, offer: SliceOffer, seen: _LabelValues, nodes: AcceleratorNodes | None
+) -> Iterator[Requirement]:
     """What the offer says of nodes, less what the pod's own node selector says already.
 
     Raises:
         RefusedError: The node selector says the contrary.
     """
-    known = nodes.label_values(offer.resource, offer.node_labels) if nodes else None
     for key, glob in offer.node_labels.items():
         selected = pod.spec.node_selector.get(key)
         if selected is None:
-            seen = known
+            suiting: _LabelValues | None = seen
             if nodes and glob.startswith("!"):
-                seen = nodes.label_values(offer.resource, {key: glob.removeprefix("!")})
-            requirement = _requirement(key, glob, (seen or {}).get(key, ()))
+                suiting = nodes.label_values(offer.resource, {key: glob.removeprefix("!")})
+            requirement = _requirement(key, glob, (suiting or {}).get(key, ()))
             if requirement is not None:
                 yield requirement
         elif not label_matches(glob, selected):
@@ -238,6 +246,6 @@ def _profiles(policy: GpuSlices, nodes: AcceleratorNodes) -> Sequence[str]:
     texts = list(nodes.resources)
     for offer in policy.mig:
         any_profile = _filled(offer, "*")
-        found: Mapping[str, Sequence[str]] = nodes.label_values(any_profile.resource, any_profile.node_labels) or {}
+        found: _LabelValues = nodes.label_values(any_profile.resource, any_profile.node_labels) or {}
         texts += [value for values in found.values() for value in values]
     return sorted({profile for text in texts for profile in _PROFILE.findall(text)})

@@ -1,7 +1,8 @@
 """Environment modules: loaded by an init container in the pod's own image, brought to its containers as variables."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, KeysView, Mapping, Sequence
+from itertools import islice
 from typing import Final
 
 import msgspec
@@ -16,7 +17,7 @@ from webhooks.mutations.modules_loading import loaders
 from webhooks.mutations.modules_wish import NAME, Wish
 from webhooks.mutations.wording import nearest
 from webhooks.patch import Operations
-from webhooks.pod import Place, Pod, Volume, places
+from webhooks.pod import WINDOWS, Place, Pod, Volume, places
 from webhooks.policy.model import Modules
 from webhooks.scene import NOTHING, Change, RefusedError, Scene
 
@@ -25,6 +26,8 @@ _MODULE: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*(?:/[A-Za-z0-9_][A-Za-
 _LONGEST_MODULE: Final = 128
 _MOST_MODULES: Final = 64
 _MOST_NAMED: Final = 10
+# Each gets variables of several KiB, perhaps a loader besides, and etcd takes 1.5 MiB for the whole pod.
+_MOST_CONTAINERS: Final = 100
 _SEPARATORS: Final = re.compile(r"[\s,]+")
 
 
@@ -41,6 +44,11 @@ def modules(pod: Pod, scene: Scene) -> Change:
     policy = scene.policy.modules
     if policy is None:
         raise RefusedError(f"{MODULES}: this cluster offers no environment modules; remove the annotation")
+    if pod.spec.os.name == WINDOWS:
+        raise RefusedError(
+            f"{MODULES}: environment modules are for Linux, and spec.os.name of the pod is {WINDOWS}; "
+            "remove the annotation"
+        )
     if scene.cluster.catalogue is not None:
         _require_listed(names, scene.cluster.catalogue)
     affected = _affected(pod, annotations.get(MODULES_CONTAINERS, ""))
@@ -55,9 +63,9 @@ def modules(pod: Pod, scene: Scene) -> Change:
     return Change(operations=tuple(operations), warnings=tuple(told), notes={"modules": " ".join(names)})
 
 
-def _words(written: str) -> list[str]:
+def _words(written: str) -> KeysView[str]:
     """Each once, in the order of first mention."""
-    return list(dict.fromkeys(word for word in _SEPARATORS.split(written) if word))
+    return dict.fromkeys(word for word in _SEPARATORS.split(written) if word).keys()
 
 
 def _requested(written: str) -> Sequence[str]:
@@ -70,7 +78,7 @@ def _requested(written: str) -> Sequence[str]:
             raise RefusedError(text)
     if len(names) > _MOST_MODULES:
         raise RefusedError(f"{MODULES}: {len(names)} modules are more than the {_MOST_MODULES} allowed; name fewer")
-    return names
+    return tuple(names)
 
 
 def _require_listed(names: Iterable[str], listed: Catalogue) -> None:
@@ -84,13 +92,19 @@ def _require_listed(names: Iterable[str], listed: Catalogue) -> None:
 def _affected(pod: Pod, written: str) -> Sequence[Place]:
     regular = list(places(pod, "containers"))
     wanted = _words(written)
-    there = sorted(place.container.name for place in regular)
+    there = dict.fromkeys(sorted(place.container.name for place in regular))
     for name in wanted:
         if name not in there:
             likely = nearest(name, there)
-            remedy = f"did you mean {likely}?" if likely else f"the pod has {', '.join(there[:_MOST_NAMED])}"
+            remedy = f"did you mean {likely}?" if likely else f"the pod has {', '.join(islice(there, _MOST_NAMED))}"
             raise RefusedError(f"{MODULES_CONTAINERS}: the pod has no container {shown(name)}; {remedy}")
-    return [place for place in regular if not wanted or place.container.name in wanted]
+    affected = [place for place in regular if not wanted or place.container.name in wanted]
+    if len(affected) > _MOST_CONTAINERS:
+        raise RefusedError(
+            f"{MODULES}: {len(affected)} containers are more than the {_MOST_CONTAINERS} that can have modules; name "
+            f"those that need them in {MODULES_CONTAINERS}"
+        )
+    return affected
 
 
 def _version(scene: Scene) -> tuple[int, int]:

@@ -1,6 +1,6 @@
 """How the variables that an init container found reach the other containers."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable
 from typing import Final, Literal
 
 from tasuki.kube.names import MODULES
@@ -66,10 +66,11 @@ def _from_file(name: str, loader: str) -> EnvVar:
     return EnvVar(name=name, value_from={"fileKeyRef": source})
 
 
-def _kept(container: Container, wish: Wish) -> Sequence[str]:
+def _kept(container: Container, wish: Wish) -> Collection[str]:
     """Variables whose own value the file could not hold: with an entry for the file they would have none at all."""
     keys = frozenset(_keys(wish))
-    return [variable.name for variable in container.env if variable.name in keys and not _fits(variable.value)]
+    kept = (variable.name for variable in container.env if variable.name in keys and not _fits(variable.value))
+    return dict.fromkeys(kept).keys()
 
 
 def _fits(value: str) -> bool:

@@ -1,14 +1,16 @@
 """The init containers that load environment modules, each for the containers that would find the same."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container as Known
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 import msgspec
 
 from webhooks.editing import add_mounts, set_env
 from webhooks.mutations import modules_script as script
+from webhooks.mutations.injected import beside_the_pods, is_loader
 from webhooks.mutations.modules_wish import MOUNT_PATH, NAME, Wish, mounts
-from webhooks.patch import Operation, Operations, append, plain, replace
+from webhooks.patch import Operation, Operations, add, append, plain
 from webhooks.pod import Capabilities, Container, EnvVar, Json, Place, Pod, Resources, SecurityContext, places
 from webhooks.policy.model import Modules
 
@@ -21,23 +23,26 @@ def loaders(pod: Pod, affected: Sequence[Place], wish: Wish) -> tuple[Sequence[s
 
     Containers share one if their image, environment and user are the same: then so are the paths that it finds.
     """
-    there = {
-        place.container.name: place
-        for place in places(pod, "initContainers")
-        if place.container.name.startswith(NAME) and any(mount.name == NAME for mount in place.container.volume_mounts)
-    }
+    there = {place.container.name: place for place in places(pod, "initContainers") if is_loader(place.container)}
     taken = {place.container.name for place in places(pod)}
-    known = {name: place.container for name, place in there.items()}
+    free = (name for name in _loader_names() if name not in taken)
+    # The first of those that are alike.
+    by_circumstances = {_circumstances(place.container): name for name, place in reversed(there.items())}
+    amounts: dict[str, str | int | float] = {"cpu": wish.policy.cpu, "memory": wish.policy.memory}
+    amounts = beside_the_pods(pod, amounts)
+    resources = Resources(requests=amounts, limits=amounts)
     chosen: list[str] = []
     new: list[Json] = []
     for place in affected:
-        name = _loader_of(place.container, known)
+        name = _given_before(place.container, there)
         if name is None:
-            name = next(each for each in _loader_names() if each not in taken)
-            taken.add(name)
-            known[name] = _loader(name, place.container, wish)
-            # `kubectl describe pod` then shows what Lmod said.
-            new.append(plain(known[name]) | {"terminationMessagePolicy": "FallbackToLogsOnError"})
+            circumstances = _circumstances(place.container)
+            name = by_circumstances.get(circumstances)
+            if name is None:
+                name = by_circumstances[circumstances] = next(free)
+                # `kubectl describe pod` then shows what Lmod said.
+                told = {"terminationMessagePolicy": "FallbackToLogsOnError"}
+                new.append(plain(_loader(name, place.container, wish, resources)) | told)
         chosen.append(name)
     corrected = [
         operation for name in dict.fromkeys(chosen) if name in there for operation in _correct(there[name], wish)
@@ -53,19 +58,20 @@ def _loader_names() -> Iterator[str]:
         number += 1
 
 
-def _loader_of(container: Container, known: Mapping[str, Container]) -> str | None:
-    """By its BASH_ENV if the container was given one before: its other variables are not its own any more."""
+def _given_before(container: Container, known: Known[str]) -> str | None:
+    """Its loader by its BASH_ENV: its other variables are not its own any more."""
     for variable in container.env:
         if variable.name == "BASH_ENV" and variable.value.startswith(f"{MOUNT_PATH}/"):
             name = variable.value.removeprefix(f"{MOUNT_PATH}/").removesuffix(script.BASH_FILE)
             if name in known:
                 return name
-    circumstances = _circumstances(container)
-    return next((name for name, each in known.items() if _circumstances(each) == circumstances), None)
+    return None
 
 
-def _circumstances(container: Container) -> tuple[object, ...]:
-    return container.image, _own_env(container), container.env_from, _user(container)
+def _circumstances(container: Container) -> bytes:
+    """What decides which paths a loader finds, as a key of dictionaries, which the parts of a pod are not."""
+    decisive = container.image, _own_env(container), container.env_from, _user(container)
+    return msgspec.json.encode(decisive, order="deterministic")
 
 
 def _own_env(container: Container) -> tuple[EnvVar, ...]:
@@ -94,9 +100,8 @@ def _user(container: Container) -> SecurityContext:
     )
 
 
-def _loader(name: str, container: Container, wish: Wish) -> Container:
+def _loader(name: str, container: Container, wish: Wish, resources: Resources) -> Container:
     policy = wish.policy
-    amounts: dict[str, str | int | float] = {"cpu": policy.cpu, "memory": policy.memory}
     return Container(
         name=name,
         image=container.image,
@@ -105,7 +110,7 @@ def _loader(name: str, container: Container, wish: Wish) -> Container:
         args=tuple(wish.names),
         env=(*_own_env(container), *_told(name, policy)),
         env_from=container.env_from,
-        resources=Resources(requests=amounts, limits=amounts),
+        resources=resources,
         volume_mounts=tuple(mounts(policy, writes=True)),
         security_context=msgspec.structs.replace(
             _user(container),
@@ -134,6 +139,6 @@ def _correct(place: Place, wish: Wish) -> Iterable[Operation]:
     """A pod that was copied, with its init container, may by now ask for other modules."""
     wanted = {"command": _command(wish.policy), "args": tuple(wish.names)}
     there = {"command": place.container.command, "args": place.container.args}
-    yield from (replace(f"{place.path}/{key}", value) for key, value in wanted.items() if there[key] != value)
+    yield from (add(f"{place.path}/{key}", value) for key, value in wanted.items() if there[key] != value)
     yield from set_env(place, _told(place.container.name, wish.policy))
     yield from add_mounts(place, mounts(wish.policy, writes=True))

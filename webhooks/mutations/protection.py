@@ -1,6 +1,6 @@
 """What becomes of pods that reach round the device plugins, and of containers that would be shown GPUs unasked."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from webhooks.mutations.protection_findings import (
@@ -8,59 +8,64 @@ from webhooks.mutations.protection_findings import (
     NVIDIA_VISIBLE,
     Finding,
     findings,
+    gpus_among,
     is_shared_node_pod,
-    remaining_env,
-    requests_nvidia,
 )
-from webhooks.patch import Operation, append
-from webhooks.pod import EnvVar, Pod, is_of_daemon_set, places
-from webhooks.policy.model import Protection, Verdict, rule_for
+from webhooks.nodes import AcceleratorNodes
+from webhooks.patch import Operation, plain
+from webhooks.pod import WINDOWS, Container, EnvVar, Pod, is_of_daemon_set
+from webhooks.policy.model import OTHER_MAKERS, Protection, Verdict, any_match, protection_for
 from webhooks.scene import NOTHING, Change, RefusedError, Scene
 
 # "void" and not "none", with which NVIDIA's toolkit before 1.18.2 gives all GPUs; the second is for whoever sees them
-# in another way.
-_HIDDEN: Final = (EnvVar(name=NVIDIA_VISIBLE, value="void"), EnvVar(name=CUDA_VISIBLE, value=""))
+# in another way. As they are sent, for they are made for most containers of a cluster.
+_VOID: Final = plain(EnvVar(name=NVIDIA_VISIBLE, value="void"))
+_NO_CUDA: Final = plain(EnvVar(name=CUDA_VISIBLE, value=""))
 _MOST_TOLD: Final = 5
+_ENOUGH: Final = _MOST_TOLD + 1
 
-_VARIABLES: Final = frozenset(variable.name for variable in _HIDDEN)
+_NOTHING_FOUND: Final[Mapping[Verdict, Sequence[Finding]]] = {}
 
 
 def protection(pod: Pod, scene: Scene) -> Change:
-    rule = rule_for(scene.policy.protection, scene.namespace, scene.namespace_labels)
+    rule = protection_for(scene.policy.protection, scene.namespace, scene.namespace_labels)
     if rule is None:
         return NOTHING
     found = _by_verdict(pod, scene, rule)
     _refuse(found.get("deny", ()))
     stripped = found.get("strip", ())
-    removals = _last_first(stripped)
+    removals = _last_first(stripped) if stripped else ()
     hidden = _hide(pod, scene, removals) if _hides(rule, pod) else ()
-    if not (found or hidden):
-        return NOTHING
-    warnings = (*(f"{each.fact}: removed; {each.remedy}" for each in stripped), *_warnings(found.get("warn", ())))
-    return Change((*removals, *hidden), warnings, _notes(found))
+    if not found:
+        return Change(hidden) if hidden else NOTHING
+    told = (*_some([f"{each.fact}: removed; {each.remedy}" for each in stripped[:_ENOUGH]]), *_warned(found))
+    return Change((*removals, *hidden), told, _notes(found))
 
 
 def check_protection(pod: Pod, scene: Scene) -> Change:
     """What holds of the pod as all webhooks have left it; nothing can be stripped any more, so that is refused, too."""
-    rule = rule_for(scene.policy.protection, scene.namespace, scene.namespace_labels)
+    rule = protection_for(scene.policy.protection, scene.namespace, scene.namespace_labels)
     if rule is None:
         return NOTHING
     found = _by_verdict(pod, scene, rule)
     if not found:
         return NOTHING
     _refuse((*found.get("deny", ()), *found.get("strip", ())))
-    return Change(warnings=tuple(_warnings(found.get("warn", ()))))
+    return Change(warnings=_warned(found))
 
 
 def _by_verdict(pod: Pod, scene: Scene, rule: Protection) -> Mapping[Verdict, Sequence[Finding]]:
     """Nothing under `allow`."""
+    every = findings(pod, scene.policy, scene.nodes, spares_daemon_sets=not rule.hides_daemon_sets)
+    if not every:
+        return _NOTHING_FOUND
     verdicts: Mapping[str, Verdict] = {
         "visible_devices": rule.visible_devices,
         "privileged": rule.privileged,
         "host_devices": rule.host_devices,
     }
     found: dict[Verdict, list[Finding]] = {}
-    for finding in findings(pod, scene.policy):
+    for finding in every:
         verdict = verdicts[finding.rule]
         if verdict != "allow":
             found.setdefault(verdict, []).append(finding)
@@ -69,13 +74,22 @@ def _by_verdict(pod: Pod, scene: Scene, rule: Protection) -> Mapping[Verdict, Se
 
 def _refuse(denied: Sequence[Finding]) -> None:
     if denied:
-        told = ". ".join(_warnings(denied[:_MOST_TOLD]))
-        more = len(denied) - _MOST_TOLD
-        raise RefusedError(f"{told}. And {more} more" if more > 0 else told)
+        raise RefusedError(". ".join(_some(_sentences(denied))))
 
 
-def _warnings(found: Iterable[Finding]) -> Iterator[str]:
-    return (f"{each.fact}; {each.remedy}" for each in found)
+def _warned(found: Mapping[Verdict, Sequence[Finding]]) -> tuple[str, ...]:
+    return _some(_sentences(found.get("warn", ())))
+
+
+def _sentences(found: Sequence[Finding]) -> list[str]:
+    return [f"{each.fact}; {each.remedy}" for each in found[:_ENOUGH]]
+
+
+def _some(sentences: Sequence[str]) -> tuple[str, ...]:
+    """The first few: the API server drops what comes after 4,096 characters of warnings."""
+    if len(sentences) <= _MOST_TOLD:
+        return tuple(sentences)
+    return (*sentences[:_MOST_TOLD], "And there is more like this")
 
 
 def _notes(found: Mapping[Verdict, Sequence[Finding]]) -> Mapping[str, str]:
@@ -94,11 +108,15 @@ def _last_first(found: Iterable[Finding]) -> tuple[Operation, ...]:
 
 
 def _position(operation: Operation) -> tuple[str, int]:
-    of, _, index = operation.path.rpartition("/")
-    return of, int(index)
+    """Annotations have none."""
+    of, _, last = operation.path.rpartition("/")
+    return of, int(last) if last.isdecimal() else 0
 
 
 def _hides(rule: Protection, pod: Pod) -> bool:
+    # NVIDIA's runtime is one of Linux.
+    if pod.spec.os.name == WINDOWS:
+        return False
     return rule.hides_unrequested and (rule.hides_daemon_sets or not is_of_daemon_set(pod))
 
 
@@ -106,19 +124,35 @@ def _hide(pod: Pod, scene: Scene, removals: Iterable[Operation]) -> tuple[Operat
     """Where NVIDIA's runtime is a node's default, an image may ask it for all GPUs (ENV NVIDIA_VISIBLE_DEVICES=all)."""
     if is_shared_node_pod(pod, scene.policy):
         return ()
-    removed = frozenset(operation.path for operation in removals)
-    regular = list(places(pod, "initContainers", "containers"))
-    seeing: list[tuple[str, Sequence[EnvVar]]] = []
-    for place in regular:
-        # A claim of dynamic resource allocation may be for a GPU.
-        if requests_nvidia(place.container) or place.container.resources.claims:
-            continue
-        left = remaining_env(place, removed)
-        if not any(variable.name in _VARIABLES for variable in left):
-            seeing.append((f"{place.path}/env", left))
-    if not seeing:
+    spec = pod.spec
+    others: list[tuple[str, Container]] = []
+    beside = False
+    for kind, containers in (("initContainers", spec.init_containers), ("containers", spec.containers)):
+        for index, container in enumerate(containers):
+            if gpus := gpus_among(container, scene.policy):
+                beside = beside or not all(any_match(OTHER_MAKERS, name) for name in gpus)
+            # A claim of dynamic resource allocation may be for a GPU.
+            elif not container.resources.claims:
+                others.append((f"/spec/{kind}/{index}/env", container))
+    if not others or not (beside or _could_land_beside_nvidia(pod, scene.nodes)):
         return ()
-    beside = any(requests_nvidia(place.container) for place in regular)
-    if not beside and (scene.nodes is None or not scene.nodes.could_land(pod)):
+    removed = frozenset([operation.path for operation in removals])
+    return tuple([operation for path, container in others for operation in _hide_from(path, container, removed)])
+
+
+def _could_land_beside_nvidia(pod: Pod, nodes: AcceleratorNodes | None) -> bool:
+    return nodes is not None and nodes.may_have_nvidia and nodes.could_land(pod)
+
+
+def _hide_from(path: str, container: Container, removed: frozenset[str]) -> Sequence[Operation]:
+    """Nothing where the pod itself tells the runtime; what it tells CUDA, the runtime does not look at."""
+    env: Iterable[EnvVar] = container.env
+    if removed:
+        env = [variable for index, variable in enumerate(env) if f"{path}/{index}" not in removed]
+    left = {variable.name for variable in env}
+    if NVIDIA_VISIBLE in left:
         return ()
-    return tuple(operation for path, left in seeing for operation in append(path, left, _HIDDEN))
+    wanted = [_VOID] if CUDA_VISIBLE in left else [_VOID, _NO_CUDA]
+    if not left:
+        return (Operation(op="add", path=path, value=wanted),)
+    return [Operation(op="add", path=f"{path}/-", value=variable) for variable in wanted]

@@ -7,14 +7,16 @@ values go before), host paths behind persistent volumes, symbolic links on the h
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from posixpath import normpath
 from typing import Final, Literal
 
-from tasuki.kube.names import GPU_SHARING, NVIDIA_DOMAIN
+from tasuki.kube.names import GPU_SHARING, NVIDIA_DOMAIN, NVIDIA_GPU, NVIDIA_MIG_PREFIX
 from tasuki.process.sentences import shown
-from webhooks.patch import Operation, Operations, remove, replace
-from webhooks.pod import Container, EnvVar, Place, Pod, Volume, annotation, places, requested
-from webhooks.policy.model import Policy, accelerators_among
+from webhooks.nodes import AcceleratorNodes
+from webhooks.patch import Operations, pointer, remove, replace
+from webhooks.pod import Container, EnvVar, Place, Pod, Volume, annotation, is_of_daemon_set, places, requested
+from webhooks.policy.model import NO_GPUS, Policy, accelerators_among, any_match
 
 Rule = Literal["visible_devices", "privileged", "host_devices"]
 
@@ -27,6 +29,25 @@ _HARMLESS: Final[Mapping[str, frozenset[str]]] = {
     NVIDIA_VISIBLE: frozenset({"", "void"}),
     CUDA_VISIBLE: frozenset({"", "-1"}),
 }
+_VARIABLES: Final = frozenset(_HARMLESS)
+
+# Annotations of pods by which runtimes and their plugins inject what nobody has counted: CDI's own, which the toolkit
+# and containerd can be told to obey (cncf-tags/container-device-interface, pkg/cdi/annotations.go); NVIDIA's NRI plugin
+# (nvidia-container-toolkit, cmd/nvidia-ctk-installer/container/runtime/nri/plugin.go); and NRI's device injector
+# (containerd/nri, plugins/device-injector), which GKE has, too. Values are not looked at: a device is what its number
+# says, whatever its path is called.
+_INJECTORS: Final = frozenset(
+    {
+        "cdi.k8s.io",
+        "nvidia.cdi.k8s.io",
+        "cdi.nri.io",
+        "cdi-devices.nri.io",
+        "cdi-devices.noderesource.dev",
+        "devices.nri.io",
+        "devices.noderesource.dev",
+        "devices.gke.io",
+    }
+)
 
 # NVIDIA's toolkit calls a container privileged that has this one (IsPrivileged in internal/config/image/privileged.go),
 # and with cgroup v1 it opens every device. MKNOD is not among them: the device cgroup still forbids to open the node.
@@ -47,7 +68,12 @@ _DEVICES: Final = re.compile(
 )
 _PARENTS: Final = frozenset({"/", "/dev", "/proc", "/proc/driver", "/run", "/var", "/var/lib", "/var/lib/kubelet"})
 
+_NONE: Final[frozenset[str]] = frozenset()
+
 _SHARED_NODE: Final = "shared-node"
+
+# As NVIDIA's own device plugin calls its devices, unless it is told otherwise.
+_GPUS: Final = (NVIDIA_GPU, NVIDIA_MIG_PREFIX)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,41 +91,116 @@ class Finding:
     removal: Operations
 
 
-def findings(pod: Pod, policy: Policy) -> Iterator[Finding]:
+def findings(
+    pod: Pod, policy: Policy, nodes: AcceleratorNodes | None = None, *, spares_daemon_sets: bool = True
+) -> Sequence[Finding]:
+    """What the pod does by itself, and what it could do on these nodes."""
+    if not _is_suspect(pod):
+        return ()
     shared = is_shared_node_pod(pod, policy)
     every = list(places(pod))
+    found = [*_injected(pod.metadata.annotations)]
     for place in every:
         if not shared:
-            yield from _visible_devices(place)
-        yield from _devices_by_mount(place)
-    yield from _privileged(every, policy, shared=shared)
-    yield from _host_volumes(pod.spec.volumes, every)
+            found += _visible_devices(place, policy)
+        found += _devices_by_mount(place)
+    if mighty := [place for place in every if place.container.security_context.privileged or _capabilities(place)]:
+        if shared or _requests_accelerators(every, policy):
+            found += _privileged(mighty, "beside accelerators", "requested devices need no privilege")
+        elif nodes is not None and not (spares_daemon_sets and is_of_daemon_set(pod)) and nodes.could_land(pod):
+            found += _privileged(mighty, "and could land beside accelerators", "select nodes without any")
+    found += _host_volumes(pod.spec.volumes, every)
+    return found
+
+
+def _is_suspect(pod: Pod) -> bool:
+    """Whether a closer look could find anything: of hardly any pod, and this is the faster look."""
+    spec = pod.spec
+    for key in pod.metadata.annotations:
+        if _injects(key):
+            return True
+    for volume in spec.volumes:
+        if volume.host_path is not None:
+            return True
+    for containers in (spec.init_containers, spec.containers, spec.ephemeral_containers):
+        for container in containers:
+            if _has_suspect_fields(container):
+                return True
+    return False
+
+
+def _has_suspect_fields(container: Container) -> bool:
+    context = container.security_context
+    if context.privileged or context.capabilities is not None:
+        return True
+    for mount in container.volume_mounts:
+        if _FOLDER in mount.mount_path:
+            return True
+    return not _VARIABLES.isdisjoint([variable.name for variable in container.env])
 
 
 def is_shared_node_pod(pod: Pod, policy: Policy) -> bool:
-    """Whether the pod's visible devices are set by our own mutation for nodes that pods share."""
-    return policy.shared_nodes is not None and annotation(pod, GPU_SHARING) == _SHARED_NODE
+    """Whether our own mutation set the pod's visible devices, for nodes that pods share, and it can run on no others.
+
+    The annotation alone is not believed: whoever keeps our mutation from seeing a pod can write it, too.
+    """
+    pool = policy.shared_nodes
+    if pool is None or annotation(pod, GPU_SHARING) != _SHARED_NODE:
+        return False
+    return pool.node_selector.items() <= pod.spec.node_selector.items()
 
 
-def requests_nvidia(container: Container) -> bool:
+def requests_gpu(container: Container, policy: Policy) -> bool:
     """Whether NVIDIA's runtime is to give it a device, whatever the device plugin calls that."""
-    return any(name.startswith(f"{NVIDIA_DOMAIN}/") for name in requested(container))
+    extended = [name for name in requested(container) if "/" in name]
+    return bool(extended) and any(_is_gpu(name, policy) for name in extended)
 
 
-def remaining_env(place: Place, removed: frozenset[str]) -> tuple[EnvVar, ...]:
-    """A container's environment once what stands at these paths is removed."""
-    env = place.container.env
-    if not removed:
-        return env
-    return tuple(variable for index, variable in enumerate(env) if f"{place.path}/env/{index}" not in removed)
+def _is_gpu(resource: str, policy: Policy) -> bool:
+    if resource.startswith(_GPUS):
+        return True
+    # Device plugins can be told other names.
+    if resource.startswith(f"{NVIDIA_DOMAIN}/") and accelerators_among((resource,), policy):
+        return True
+    slices = policy.gpu_slices
+    offers = (*slices.timeshare, *slices.mig, *slices.whole)
+    return any(fnmatchcase(resource, offer.resource.replace("{profile}", "*")) for offer in offers)
 
 
-def _visible_devices(place: Place) -> Iterator[Finding]:
+def gpus_among(container: Container, policy: Policy) -> frozenset[str]:
+    """What the container requests that may be a GPU of any maker.
+
+    Its device plugin then tells it which it sees: for ROCm, too, CUDA_VISIBLE_DEVICES hides GPUs
+    (https://rocm.docs.amd.com/en/latest/conceptual/gpu-isolation.html).
+    """
+    extended = [name for name in requested(container) if "/" in name]
+    if not extended:
+        return _NONE
+    others = (name for name in accelerators_among(extended, policy) if not any_match(NO_GPUS, name))
+    return frozenset((*others, *(name for name in extended if _is_gpu(name, policy))))
+
+
+def _injects(annotation_key: str) -> bool:
+    return annotation_key.partition("/")[0] in _INJECTORS
+
+
+def _injected(annotations: Iterable[str]) -> Iterator[Finding]:
+    for key in annotations:
+        if _injects(key):
+            yield Finding(
+                rule="visible_devices",
+                fact=f"annotation {shown(key)} injects devices",
+                remedy="request GPUs instead",
+                removal=(remove(f"/metadata/annotations{pointer(key)}"),),
+            )
+
+
+def _visible_devices(place: Place, policy: Policy) -> Iterator[Finding]:
     for index, variable in enumerate(place.container.env):
         harmless = _HARMLESS.get(variable.name)
         if harmless is None:
             continue
-        granted = requests_nvidia(place.container)
+        granted = requests_gpu(place.container, policy)
         if variable.value_from is None and variable.value in harmless and not granted:
             continue
         value = "from elsewhere" if variable.value_from is not None else f"to {shown(variable.value)}"
@@ -119,18 +220,14 @@ def _remedy(variable: EnvVar, *, granted: bool) -> str:
     return "request GPUs instead"
 
 
-def _privileged(every: Sequence[Place], policy: Policy, *, shared: bool) -> Iterator[Finding]:
-    mighty = [place for place in every if place.container.security_context.privileged or _capabilities(place)]
-    if not mighty or not (shared or _requests_accelerators(every, policy)):
-        return
+def _privileged(mighty: Iterable[Place], where: str, remedy: str) -> Iterator[Finding]:
     for place in mighty:
         context = f"{place.path}/securityContext"
-        remedy = "requested devices need no privilege"
         if place.container.security_context.privileged:
             removal: Operations = (replace(f"{context}/privileged", value=False),)
-            yield Finding("privileged", f"{_container(place)} is privileged beside accelerators", remedy, removal)
+            yield Finding("privileged", f"{_container(place)} is privileged {where}", remedy, removal)
         for index, name in _capabilities(place):
-            fact = f"{_container(place)} adds the capability {name} beside accelerators"
+            fact = f"{_container(place)} adds the capability {name} {where}"
             yield Finding("privileged", fact, remedy, (remove(f"{context}/capabilities/add/{index}"),))
 
 
@@ -151,21 +248,28 @@ def _requests_accelerators(every: Iterable[Place], policy: Policy) -> bool:
 
 def _host_volumes(volumes: Iterable[Volume], every: Sequence[Place]) -> Iterator[Finding]:
     """Also those that nothing mounts yet: an ephemeral container may do so later."""
-    for index, volume in enumerate(volumes):
-        if volume.host_path is not None and reaches_devices(volume.host_path.path):
-            yield Finding(
-                rule="host_devices",
-                fact=f"volume {shown(volume.name)} reaches devices by hostPath {shown(volume.host_path.path)}",
-                remedy="request accelerators instead",
-                removal=(*_unmount(volume.name, every), remove(f"/spec/volumes/{index}")),
-            )
+    reaching = [
+        (index, volume.name, volume.host_path.path)
+        for index, volume in enumerate(volumes)
+        if volume.host_path is not None and reaches_devices(volume.host_path.path)
+    ]
+    mounts = _mounts(every) if reaching else {}
+    for index, name, path in reaching:
+        yield Finding(
+            rule="host_devices",
+            fact=f"volume {shown(name)} reaches devices by hostPath {shown(path)}",
+            remedy="request accelerators instead",
+            removal=(*(remove(mount) for mount in mounts.get(name, ())), remove(f"/spec/volumes/{index}")),
+        )
 
 
-def _unmount(volume: str, every: Iterable[Place]) -> Iterator[Operation]:
+def _mounts(every: Iterable[Place]) -> Mapping[str, Sequence[str]]:
+    """Where each volume is mounted, as paths within the pod."""
+    found: dict[str, list[str]] = {}
     for place in every:
         for index, mount in enumerate(place.container.volume_mounts):
-            if mount.name == volume:
-                yield remove(f"{place.path}/volumeMounts/{index}")
+            found.setdefault(mount.name, []).append(f"{place.path}/volumeMounts/{index}")
+    return found
 
 
 def _devices_by_mount(place: Place) -> Iterator[Finding]:

@@ -9,6 +9,7 @@ from tasuki.kube.quantity import QuantityError
 from tasuki.process.sentences import shown
 from webhooks.burstable import with_small_requests
 from webhooks.editing import add_tolerations, set_env, set_node_selector
+from webhooks.mutations.wording import selects_too_late
 from webhooks.patch import Operations, pointer, remove
 from webhooks.pod import EnvVar, Place, Pod, annotation, places
 from webhooks.policy.model import Policy, SharedNodes, accelerators_among
@@ -21,6 +22,8 @@ _EVERY_GPU: Final = "all"
 _RUNTIME: Final = "NVIDIA_VISIBLE_DEVICES"
 _CUDA: Final = "CUDA_VISIBLE_DEVICES"
 
+# More than any node has, MIG devices counted; each container gets the list twice.
+_MOST_DEVICES: Final = 128
 _INDEX: Final = re.compile(r"[0-9]{1,4}")
 # The last form is that of drivers before R470 (CUDA programming guide, CUDA_VISIBLE_DEVICES).
 _HEX: Final = "[0-9a-fA-F]"
@@ -58,7 +61,7 @@ def shared_nodes(pod: Pod, scene: Scene) -> Change:
     selector = set_node_selector(pod, pool.node_selector)
     return Change(
         operations=(*operations, *removal, *requests, *tolerations, *selector),
-        warnings=tuple(warnings),
+        warnings=(*warnings, *selects_too_late(pod, f"{GPU_SHARING}: {_SHARED_NODE}", selector)),
     )
 
 
@@ -107,6 +110,8 @@ def _devices(wanted: str, maximum_gpus: int) -> Sequence[str]:
     if wanted in ("", _EVERY_GPU):
         return ()
     words = tuple(dict.fromkeys(word.strip() for word in wanted.split(",")))
+    if len(words) > _MOST_DEVICES:
+        raise RefusedError(f"{GPU_DEVICES} names {len(words)} GPUs, and at most {_MOST_DEVICES} can be; name fewer")
     indices = [word for word in words if _INDEX.fullmatch(word)]
     for word in words:
         if word not in indices and not _UUID.fullmatch(word):

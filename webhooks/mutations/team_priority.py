@@ -32,9 +32,11 @@ def team_priority(pod: Pod, scene: Scene) -> Change:
     if pod_class is None:
         return Change(notes=notes)
     if pod_class.chosen:
-        if team.maximum is not None and team.forbids(pod_class.value):
-            _refuse(pod_class, team.maximum, scene, classes)
-        return Change(notes=notes)
+        if team.maximum is None or not team.forbids(pod_class.value):
+            return Change(notes=notes)
+        if team.spares(pod_class):
+            return Change(warnings=(_spared(pod_class, team.maximum),), notes=notes)
+        _refuse(pod_class, team.maximum, scene, classes)
     given = team.given(pod_class)
     if given is None or given.name == pod_class.name or _was_lowered(pod, pod_class, given, scene):
         return Change(notes=notes)
@@ -48,7 +50,9 @@ def check_team_priority(pod: Pod, scene: Scene) -> Change:
     classes = scene.cluster.priority_classes or {}
     team = team_classes(scene, classes)
     pod_class = standing(pod, classes)
-    if team is not None and pod_class is not None and team.maximum is not None and team.forbids(pod_class.value):
+    if team is None or pod_class is None or team.maximum is None:
+        return NOTHING
+    if team.forbids(pod_class.value) and not team.spares(pod_class):
         _refuse(pod_class, team.maximum, scene, classes)
     return NOTHING
 
@@ -70,6 +74,13 @@ def _notes(team: TeamClasses, scene: Scene) -> dict[str, str]:
     if team.missing:
         return {"team-priority": f"not wholly applied: there is no PriorityClass {' or '.join(team.missing)}"}
     return {}
+
+
+def _spared(pod_class: Standing, maximum: PriorityClass) -> str:
+    return (
+        f"priority class {short(pod_class.name)} ({pod_class.value}) is above {short(maximum.name)} "
+        f"({maximum.value}), the highest that the policy has for every namespace; the system's classes keep theirs"
+    )
 
 
 def _refuse(pod_class: Standing, maximum: PriorityClass, scene: Scene, classes: Classes) -> NoReturn:

@@ -14,10 +14,11 @@ from webhooks.editing import (
     set_labels,
     set_node_selector,
 )
-from webhooks.mutations.injected import PREFIX, users_containers
+from webhooks.mutations.injected import AGENT, AGENT_VOLUME, beside_the_pods, users_containers
 from webhooks.mutations.wording import nearest
 from webhooks.patch import Operation, Operations, add, plain, prepend, set_keys
 from webhooks.pod import (
+    WINDOWS,
     Capabilities,
     Container,
     EnvVar,
@@ -37,11 +38,9 @@ from webhooks.scene import NOTHING, Change, RefusedError, Scene
 _ADDRESS: Final = "VACCEL_RPC_ADDRESS"
 _PLUGINS: Final = "VACCEL_PLUGINS"
 
-_AGENT: Final = f"{PREFIX}vaccel-agent"
 _DEFAULT_CONTAINER: Final = "kubectl.kubernetes.io/default-container"
 _SHARED_NODE: Final = "shared-node"
 
-_SOCKET_VOLUME: Final = "tasuki-vaccel"
 _SOCKET_FOLDER: Final = "/var/run/tasuki-vaccel"
 _SOCKET: Final = f"{_SOCKET_FOLDER}/vaccel.sock"
 
@@ -68,34 +67,42 @@ _Offer = Callable[[Pod], Change]
 
 
 def vaccel(pod: Pod, scene: Scene) -> Change:
-    if VACCEL not in pod.metadata.annotations:
+    mode = annotation(pod, VACCEL)
+    if not mode:
         return NOTHING
     policy = scene.policy.vaccel
-    offers = _offers(policy, shared_nodes=scene.policy.shared_nodes is not None) if policy is not None else {}
+    shared = scene.policy.shared_nodes is not None and annotation(pod, GPU_SHARING) == _SHARED_NODE
+    offers = _offers(policy, shared=shared) if policy is not None else {}
     if not offers:
         raise RefusedError(f"{VACCEL}: this cluster offers no vAccel; leave the annotation out")
-    mode = annotation(pod, VACCEL)
     if mode not in offers:
         near = nearest(mode, offers)
         likely = f"is it {near!r}? " if near else ""
         raise RefusedError(f"{VACCEL}: {shown(mode)} is not offered here; {likely}write {alternatives(offers)}")
+    if pod.spec.os.name == WINDOWS:
+        raise RefusedError(
+            f"{VACCEL}: vAccel is for Linux, and spec.os.name of the pod is {WINDOWS}; leave the annotation out"
+        )
     return offers[mode](pod)
 
 
-def _offers(policy: Vaccel, *, shared_nodes: bool) -> Mapping[str, _Offer]:
+def _offers(policy: Vaccel, *, shared: bool) -> Mapping[str, _Offer]:
+    """By mode, for a pod that goes to a shared node or does not."""
     offers: dict[str, _Offer] = {}
+    # On a shared node, no container will have the session that it requests.
+    held = "" if shared else policy.session
     if policy.session:
-        offers["session"] = partial(_session, policy=policy, shared_nodes=shared_nodes)
+        offers["session"] = partial(_session, policy=policy, shared=shared)
     if policy.sidecar is not None:
-        offers["sidecar"] = partial(_sidecar, policy=policy, offer=policy.sidecar)
+        offers["sidecar"] = partial(_sidecar, policy=policy, offer=policy.sidecar, held=held)
     if policy.sandbox is not None:
-        offers["sandbox"] = partial(_sandbox, policy=policy, offer=policy.sandbox)
+        offers["sandbox"] = partial(_sandbox, policy=policy, offer=policy.sandbox, held=held)
     return offers
 
 
-def _session(pod: Pod, *, policy: Vaccel, shared_nodes: bool) -> Change:
+def _session(pod: Pod, *, policy: Vaccel, shared: bool) -> Change:
     """The device plugin gives the environment and the mounts, so nothing of these is set here, to go before its own."""
-    if shared_nodes and annotation(pod, GPU_SHARING) == _SHARED_NODE:
+    if shared:
         raise RefusedError(
             f"{VACCEL}: a session is a resource, and pods with {GPU_SHARING}: {_SHARED_NODE} hold none; "
             "leave one of the annotations out"
@@ -132,14 +139,14 @@ def _request(place: Place, resource: str) -> Operations:
     return (*set_keys(f"{path}/limits", there.limits, one), *set_keys(f"{path}/requests", there.requests, one))
 
 
-def _sidecar(pod: Pod, *, policy: Vaccel, offer: VaccelSidecar) -> Change:
+def _sidecar(pod: Pod, *, policy: Vaccel, offer: VaccelSidecar, held: str) -> Change:
     volumes = (
-        Volume(name=_SOCKET_VOLUME, empty_dir={}),
+        Volume(name=AGENT_VOLUME, empty_dir={}),
         Volume(name=_RUN_VOLUME, empty_dir={"sizeLimit": "1Gi"}),
     )
     # To connect takes permission to write to the socket only, not to its folder.
-    mount = VolumeMount(name=_SOCKET_VOLUME, mount_path=_SOCKET_FOLDER, read_only=True)
-    connected = _connected(pod, policy, f"unix://{_SOCKET}", (mount,))
+    mount = VolumeMount(name=AGENT_VOLUME, mount_path=_SOCKET_FOLDER, read_only=True)
+    connected = _connected(pod, policy, f"unix://{_SOCKET}", held, (mount,))
     # The agent comes last: in front of the init containers, it moves those that the other operations name.
     operations = (*add_volumes(pod, volumes), *connected.operations, *_with_agent(pod, offer))
     return Change(operations, connected.warnings, {"vaccel": "sidecar"})
@@ -148,17 +155,17 @@ def _sidecar(pod: Pod, *, policy: Vaccel, offer: VaccelSidecar) -> Change:
 def _with_agent(pod: Pod, offer: VaccelSidecar) -> Operations:
     """The agent's image and resources are not compared: others may have rewritten them by the second pass."""
     for place in places(pod):
-        if place.container.name == _AGENT:
+        if place.container.name == AGENT:
             if place.kind == "initContainers" and place.container.command == _START:
                 return ()
-            raise ReservedNameError(f"the container name {_AGENT!r} is Tasuki's; give yours another name")
+            raise ReservedNameError(f"the container name {AGENT!r} is Tasuki's; give yours another name")
     return prepend("/spec/initContainers", pod.spec.init_containers, [_agent(pod, offer)])
 
 
 def _agent(pod: Pod, offer: VaccelSidecar) -> dict[str, Any]:
     """A native sidecar: an init container that is started before the others and keeps running."""
     container = Container(
-        name=_AGENT,
+        name=AGENT,
         image=offer.image,
         command=_START,
         env=(
@@ -167,13 +174,15 @@ def _agent(pod: Pod, offer: VaccelSidecar) -> dict[str, Any]:
         ),
         restart_policy="Always",
         volume_mounts=(
-            VolumeMount(name=_SOCKET_VOLUME, mount_path=_SOCKET_FOLDER),
+            VolumeMount(name=AGENT_VOLUME, mount_path=_SOCKET_FOLDER),
             VolumeMount(name=_RUN_VOLUME, mount_path=_RUN_FOLDER),
         ),
         security_context=_restricted(pod),
     )
     described: dict[str, Any] = plain(container)
-    return described | {"resources": offer.resources, "startupProbe": _STARTED}
+    resources = {section: beside_the_pods(pod, amounts) for section, amounts in offer.resources.items()}
+    resources = {section: amounts for section, amounts in resources.items() if amounts}
+    return described | {"resources": resources, "startupProbe": _STARTED}
 
 
 def _restricted(pod: Pod) -> SecurityContext:
@@ -193,7 +202,7 @@ def _restricted(pod: Pod) -> SecurityContext:
     )
 
 
-def _sandbox(pod: Pod, *, policy: Vaccel, offer: VaccelSandbox) -> Change:
+def _sandbox(pod: Pod, *, policy: Vaccel, offer: VaccelSandbox, held: str) -> Change:
     """The RuntimeClass's overhead, selector and tolerations are the API server's to add: it admits the pod again."""
     there = pod.spec.runtime_class_name
     if there not in ("", offer.runtime_class):
@@ -208,7 +217,7 @@ def _sandbox(pod: Pod, *, policy: Vaccel, offer: VaccelSandbox) -> Change:
                 f"{VACCEL}: sandbox needs nodes with {key}={value}, and the pod's nodeSelector has {shown(found)}; "
                 "leave that key out"
             )
-    connected = _connected(pod, policy, _HOST_OF_SANDBOX)
+    connected = _connected(pod, policy, _HOST_OF_SANDBOX, held)
     operations = (
         *(() if there else (add("/spec/runtimeClassName", offer.runtime_class),)),
         *set_labels(pod, offer.labels),
@@ -218,13 +227,16 @@ def _sandbox(pod: Pod, *, policy: Vaccel, offer: VaccelSandbox) -> Change:
     return Change(operations, (*connected.warnings, *_relabelled(pod, offer.labels)), {"vaccel": "sandbox"})
 
 
-def _connected(pod: Pod, policy: Vaccel, address: str, mounts: Sequence[VolumeMount] = ()) -> Change:
-    """Lead every container to the agent, but those that hold a session of another, whose address it would replace."""
+def _connected(pod: Pod, policy: Vaccel, address: str, held: str, mounts: Sequence[VolumeMount] = ()) -> Change:
+    """Lead every container to the agent, but those that hold a session of another, whose address it would replace.
+
+    `held` is the resource of such sessions; empty if no container will have one.
+    """
     env = (EnvVar(name=_ADDRESS, value=address), EnvVar(name=_PLUGINS, value=_libraries(policy.plugins)))
     operations: list[Operation] = []
     warnings: list[str] = []
     for place in users_containers(pod):
-        if policy.session and policy.session in requested(place.container):
+        if held and held in requested(place.container):
             continue
         operations += add_mounts(place, mounts)
         operations += add_missing_env(place, env)

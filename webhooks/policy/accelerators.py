@@ -64,6 +64,11 @@ class ResourceTolerations(Section, frozen=True, kw_only=True):
     tolerations: tuple[Toleration, ...]
 
 
+# Accelerators that no maker's setting for visible GPUs is about.
+NO_GPUS: Final = ("fpga.tasuki.dev/*", "fpga.intel.com/*", "vaccel.tasuki.dev/*")
+# Those which NVIDIA's runtime has no part in. AMD's plugin calls partitions of GPUs amd.com/cpx_nps4 and the like.
+OTHER_MAKERS: Final = (*NO_GPUS, "amd.com/*", "gpu.intel.com/*", "google.com/tpu")
+
 _PRESENT: Final = (Toleration(key=NVIDIA_GPU, operator="Exists", effect="NoSchedule"),)
 
 
@@ -72,15 +77,14 @@ class Accelerators(Section, frozen=True, kw_only=True):
 
     Attributes:
         resources: Whatever matches is an accelerator. Globs.
+        except_resources: What is none all the same, such as NVIDIA's network cards. Globs.
         node_labels: A node with one of these labels has accelerators even if its capacity does not say so yet. Globs.
         tolerations: Added by resource, besides one for a taint with the resource's own name.
         learned_taint_keys: Taints of nodes that offer a requested resource are tolerated if their key matches. Globs.
     """
 
     resources: tuple[Glob, ...] = (
-        "nvidia.com/gpu",
-        "nvidia.com/gpu.shared",
-        "nvidia.com/mig-*",
+        "nvidia.com/*",
         "amd.com/gpu*",
         "gpu.intel.com/*",
         "google.com/tpu",
@@ -88,6 +92,13 @@ class Accelerators(Section, frozen=True, kw_only=True):
         "fpga.intel.com/*",
         "amd.com/*",
         "vaccel.tasuki.dev/*",
+    )
+    # As the examples of NVIDIA's Network Operator call them; device plugins can be told any name for a GPU.
+    except_resources: tuple[Glob, ...] = (
+        "nvidia.com/hostdev*",
+        "nvidia.com/*rdma*",
+        "nvidia.com/*sriov*",
+        "nvidia.com/mlnx*",
     )
     node_labels: Mapping[LabelKey, LabelGlob] = msgspec.field(
         default_factory=lambda: {"nvidia.com/gpu.present": "true", "cloud.google.com/gke-accelerator": "*"}

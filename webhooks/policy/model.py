@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Literal, TypeVar
 
 from webhooks.policy.accelerators import (
+    NO_GPUS,
+    OTHER_MAKERS,
     Accelerators,
     CpuOnly,
     GpuSlices,
@@ -18,6 +20,8 @@ from webhooks.policy.services import Cache, Chains, Modules, ModuleVolume, Vacce
 from webhooks.policy.values import Glob, OptionalSubdomain
 
 __all__ = [
+    "NO_GPUS",
+    "OTHER_MAKERS",
     "Accelerators",
     "Cache",
     "Chains",
@@ -73,12 +77,13 @@ class Protection(NamespaceRule, frozen=True, kw_only=True):
     Attributes:
         visible_devices: NVIDIA_VISIBLE_DEVICES or CUDA_VISIBLE_DEVICES set by the pod, or an annotation by which the
             container runtime or one of its plugins injects devices.
-        privileged: A privileged container in a pod that shares devices with others.
+        privileged: A privileged container in a pod that shares devices with others, or could land beside some.
         host_devices: Device nodes of accelerators mounted by hostPath.
         hides_unrequested: Whether containers that ask for no GPU, in pods that could land beside one, get the
             settings with which NVIDIA's runtime injects none, also where their image asks for all.
         hides_daemon_sets: Whether that is so for pods of DaemonSets as well, such as the exporters of GPU metrics,
-            which rely on their image for the devices that they watch.
+            which rely on their image for the devices that they watch; and whether theirs may be privileged where
+            they could land beside accelerators and request none.
     """
 
     visible_devices: Verdict = "warn"
@@ -132,7 +137,8 @@ class Policy(Section, frozen=True, kw_only=True):
 
 def accelerators_among(resources: Iterable[str], policy: Policy) -> frozenset[str]:
     """Those of the resources that the policy calls accelerators."""
-    return frozenset(name for name in resources if any_match(policy.accelerators.resources, name))
+    globs, exceptions = policy.accelerators.resources, policy.accelerators.except_resources
+    return frozenset(name for name in resources if any_match(globs, name) and not any_match(exceptions, name))
 
 
 def rule_for(rules: Iterable[_Rule], namespace: str, labels: Mapping[str, str] | None) -> _Rule | None:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final
 
 from msgspec import Meta
 
+from tasuki.kube.quantity import QuantityError, parse
 from tasuki.process.sentences import alternatives, nearest, shown
 from webhooks.pod import Json
 
@@ -255,7 +256,29 @@ def resources_problem(resources: Json) -> str:
             number = isinstance(amount, int | float) and not isinstance(amount, bool)
             if not number and not (isinstance(amount, str) and re.search(QUANTITY, amount)):
                 return f"has {shown(amount)} as {name} in {requirement}; it must be an amount such as 500m or 128Mi"
+    try:
+        return _inconsistency(resources.get("requests", {}), resources.get("limits", {}))
+    except QuantityError as error:
+        return f"cannot be read: {error}"
+
+
+def _inconsistency(requests: Json, limits: Json) -> str:
+    """Why the API server would refuse every container that has them (ValidateContainerResourceRequirements)."""
+    for name, request in requests.items():
+        limit = limits.get(name)
+        if limit is None:
+            if not _can_be_overcommitted(name):
+                return f"has {name} in requests only; write {shown(request)} in limits, too"
+        elif parse(request) > parse(limit):
+            return f"requests {shown(request)} of {name}, but limits it to {shown(limit)}; raise the limit"
+        elif not _can_be_overcommitted(name) and parse(request) != parse(limit):
+            return f"requests {shown(request)} of {name}, but limits it to {shown(limit)}; the two must be equal"
     return ""
+
+
+def _can_be_overcommitted(resource: str) -> bool:
+    native = "/" not in resource or "kubernetes.io/" in resource
+    return native and not resource.startswith("hugepages-")
 
 
 def _meant(word: str, known: Iterable[str]) -> str:

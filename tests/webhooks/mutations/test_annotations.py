@@ -72,6 +72,29 @@ def test_a_known_name_in_the_wrong_place_is_told(
     assert warning.endswith(expected)
 
 
+@pytest.mark.parametrize("value", ["", " \n"], ids=["empty", "white space"])
+@pytest.mark.parametrize(
+    "name", ["gpu-slice", "gpu-sharing", "gpu-devices", "modules", "modules-containers", "vaccel", "cache"]
+)
+def test_an_annotation_without_a_value_is_told_to_have_no_effect(name: str, value: str) -> None:
+    admitted = admit(unknown_annotations, pod(annotations={f"tasuki.dev/{name}": value}), scene())
+
+    assert admitted.change.warnings == (f"annotation tasuki.dev/{name} is empty and has no effect",)
+
+
+@pytest.mark.parametrize("name", ["spread", "pack", "gpu-memory", "objective", "cache-buckets"])
+def test_what_others_read_may_be_empty(name: str) -> None:
+    assert admit(unknown_annotations, pod(annotations={f"tasuki.dev/{name}": ""}), scene()).change is NOTHING
+
+
+def test_devices_that_a_user_writes_are_told_to_reserve_nothing() -> None:
+    admitted = admit(unknown_annotations, pod(annotations={"tasuki.dev/devices": "GPU-1"}), scene())
+
+    [warning] = admitted.change.warnings
+    assert "tasuki.dev/devices is the scheduler's to write" in warning
+    assert len(warning) < 200
+
+
 def test_only_some_of_many_unknown_names_are_told() -> None:
     many = {f"tasuki.dev/name-{index}": "" for index in range(1000)}
 

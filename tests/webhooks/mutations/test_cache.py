@@ -65,13 +65,15 @@ def test_several_buckets_have_no_single_bucket_variable() -> None:
 
 
 def test_init_containers_reach_the_cache_too_but_not_those_that_tasuki_adds() -> None:
-    before = wanting("a", container("one"), container("two"), init=(container("fetch"), container("tasuki-modules")))
+    loader = container("tasuki-modules", volumeMounts=[{"name": "tasuki-modules", "mountPath": "/modules"}])
+    agent = container("tasuki-vaccel-agent", volumeMounts=[{"name": "tasuki-vaccel", "mountPath": "/vaccel"}])
+    users = (container("fetch"), container("tasuki-mine"), container("tasuki-modules-1"))
 
-    admitted = admit(cache, before, WITH_CACHE)
+    admitted = admit(cache, wanting("a", container("one"), init=(agent, loader, *users)), WITH_CACHE)
 
     spec = admitted.pod["spec"]
-    reached = [each["name"] for each in (*spec["initContainers"], *spec["containers"]) if "volumeMounts" in each]
-    assert reached == ["fetch", "one", "two"]
+    reached = [each["name"] for each in (*spec["initContainers"], *spec["containers"]) if "env" in each]
+    assert reached == ["fetch", "tasuki-mine", "tasuki-modules-1", "one"]
 
 
 def test_a_container_keeps_its_own_variables() -> None:
@@ -97,7 +99,6 @@ def test_the_second_round_of_admission_finds_nothing_to_do() -> None:
 @pytest.mark.parametrize(
     ("written", "expected"),
     [
-        pytest.param("", "names no bucket", id="nothing"),
         pytest.param(" , ", "names no bucket", id="only separators"),
         pytest.param("My_Data", "is it 'my-data'?", id="upper case and underscore"),
         pytest.param("a,-b", "is it 'b'?", id="begins with a dash"),
@@ -118,8 +119,16 @@ def test_a_cluster_without_a_cache_refuses() -> None:
         admit(cache, wanting("a"), scene())
 
 
-def test_a_pod_without_the_annotation_is_left_alone() -> None:
-    assert admit(cache, pod(annotations={"example.com/x": "y"}), WITH_CACHE).change is NOTHING
+@pytest.mark.parametrize(
+    "annotations",
+    [
+        pytest.param({"example.com/x": "y"}, id="no annotation"),
+        pytest.param({"tasuki.dev/cache": ""}, id="an empty one"),
+        pytest.param({"tasuki.dev/cache": " \n", "tasuki.dev/cache-buckets": " "}, id="nothing but white space"),
+    ],
+)
+def test_a_pod_that_asks_for_nothing_is_left_alone(annotations: dict[str, str]) -> None:
+    assert admit(cache, pod(annotations=annotations), WITH_CACHE).change is NOTHING
 
 
 def test_buckets_that_a_user_wrote_for_the_scheduler_are_left() -> None:

@@ -65,6 +65,13 @@ def test_pods_are_lowered_without_a_word(before: Json, place: Scene) -> None:
     assert admitted.change.notes == {"cpu-only": f"lowered to {CPU}"}
 
 
+@pytest.mark.parametrize("way", ["sidecar", "sandbox"])
+def test_an_annotation_with_which_nothing_is_requested_does_not_spare_a_pod(way: str) -> None:
+    admitted = lowered(pod(annotations={"tasuki.dev/vaccel": way}), where())
+
+    assert priority(admitted) == (CPU, -10, "Never")
+
+
 def test_a_class_that_the_user_chose_is_replaced_with_a_warning() -> None:
     admitted = lowered(pod(priorityClassName="urgent"), where())
 
@@ -98,7 +105,9 @@ def test_nothing_is_removed_that_is_not_there() -> None:
         pytest.param(pod(resourceClaims=[{"name": "gpu"}]), id="a claim"),
         pytest.param(pod(annotations={"tasuki.dev/gpu-sharing": "shared-node"}), id="a shared node"),
         pytest.param(pod(annotations={"tasuki.dev/gpu-slice": "whole"}), id="a slice"),
-        pytest.param(pod(annotations={"tasuki.dev/vaccel": "sandbox"}), id="vAccel"),
+        pytest.param(
+            pod(container(resources={"limits": {"vaccel.tasuki.dev/session": "1"}})), id="a session of an agent"
+        ),
         pytest.param(pod(nodeSelector={"kind": "cpu"}), id="selects nodes without"),
         pytest.param(pod() | {"metadata": {"name": "p", "ownerReferences": [DAEMON]}}, id="of a DaemonSet"),
         pytest.param(pod(priorityClassName="idle"), id="lower already"),

@@ -1,6 +1,7 @@
 """`tasuki.dev/gpu-slice` becomes what the cluster offers, where it offers it."""
 
 import re
+from dataclasses import replace
 
 import msgspec
 import pytest
@@ -258,6 +259,30 @@ def test_without_an_offer_the_first_is_taken_with_what_needs_no_node_to_resolve(
 )
 def test_a_slice_that_no_node_offers_is_warned_of(facts: list[NodeFacts], word: str, expected: str) -> None:
     assert admit(gpu_slices, wanting(word), where(*facts)).change.warnings == (expected,)
+
+
+def test_a_name_that_a_device_plugin_has_given_up_is_no_offer() -> None:
+    renamed_back = replace(SLICED_NODE, idle=frozenset({SHARED}))
+
+    admitted = admit(gpu_slices, wanting("timeshare", asking(GPU)), where(renamed_back))
+
+    assert amounts(admitted) == {GPU: "1"}
+    assert admitted.change.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("word", "warned"), [pytest.param("whole", True, id="by labels"), pytest.param("timeshare", False, id="by name")]
+)
+def test_a_daemon_sets_pods_are_warned_of_nodes_on_which_they_would_wait(word: str, *, warned: bool) -> None:
+    before = wanting(word, asking(GPU))
+    before["metadata"]["ownerReferences"] = [
+        {"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "exporter", "uid": "1", "controller": True}
+    ]
+
+    admitted = admit(gpu_slices, before, where(WHOLE_NODE, RENAMED_NODE))
+
+    assert [f"{SLICE}: {word} selects nodes" in warning for warning in admitted.change.warnings] == [True] * warned
+    assert all(len(warning) < 200 for warning in admitted.change.warnings)
 
 
 def test_a_warning_is_short_however_much_is_offered() -> None:

@@ -45,6 +45,7 @@ class Nodes:
 
     oldest_kubelet: tuple[int, int]
     resources: Sequence[str] = ()
+    may_have_nvidia: bool = False
 
     def label_values(self, resource: str, wanted: Mapping[str, str]) -> Mapping[str, Sequence[str]] | None:
         return None
@@ -227,6 +228,24 @@ def test_the_init_container_stands_in_for_its_container() -> None:
         "seLinuxOptions": {"level": "s0:c1"}, "appArmorProfile": {"type": "RuntimeDefault"},
         "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}, "readOnlyRootFilesystem": True,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("of_pod", "expected"),
+    [
+        pytest.param({"limits": {"cpu": "2", "memory": "4Gi"}}, {}, id="the pod has both"),
+        pytest.param({"requests": {"memory": "1Gi"}}, {"cpu": "500m"}, id="the pod has one"),
+    ],
+)
+def test_the_init_container_has_its_share_of_what_the_pod_has_as_a_whole(of_pod: Json, expected: Json) -> None:
+    [loader] = admit(modules, asking(resources=of_pod), where()).pod["spec"]["initContainers"]
+
+    assert loader.get("resources", {}) == ({"limits": expected, "requests": expected} if expected else {})
+
+
+def test_windows_pod_is_refused() -> None:
+    with pytest.raises(RefusedError, match=r"are for Linux, and spec\.os\.name of the pod is windows; remove"):
+        admit(modules, asking(os={"name": "windows"}), where())
 
 
 def test_volumes_are_mounted_for_reading() -> None:
@@ -466,6 +485,39 @@ def test_copied_pod_loads_what_it_asks_for_now() -> None:
     assert final["containers"][0]["command"][0] == "/usr/bin/bash"
     assert final["containers"][0]["command"].count("x") == 1
     assert len(final["containers"][0]["command"]) == 6
+
+
+def test_init_container_of_our_name_without_a_command_gets_one() -> None:
+    named = container("tasuki-modules", volumeMounts=[{"name": "tasuki-modules", "mountPath": "/x"}])
+
+    [loader] = admit(modules, asking(init=(named,)), where()).pod["spec"]["initContainers"]
+
+    assert (loader["args"], loader["command"][0]) == (["gcc/12.3"], "/bin/bash")
+
+
+def test_init_container_of_the_user_with_a_name_like_ours_stays_as_it_is() -> None:
+    mine = container("tasuki-modules-mine", volumeMounts=[{"name": "tasuki-modules", "mountPath": "/x"}])
+
+    after = admit(modules, asking(init=(mine,)), where()).pod["spec"]["initContainers"]
+
+    assert [after[0], after[1]["name"]] == [mine, "tasuki-modules"]
+
+
+def test_more_containers_than_a_pod_could_hold_with_modules_are_refused() -> None:
+    many = [container(f"c{index}") for index in range(101)]
+
+    with pytest.raises(RefusedError, match=f"101 containers are more than the 100 .* {CONTAINERS}"):
+        modules(msgspec.convert(asking(*many), Pod), where())
+    named = asking(*many, annotations={CONTAINERS: "c7"})
+    assert len(admit(modules, named, where()).pod["spec"]["initContainers"]) == 1
+
+
+def test_variable_that_is_there_twice_is_told_of_once() -> None:
+    twice = [{"name": "PATH", "value": "it's"}] * 2
+
+    change = admit(modules, asking(container(env=twice)), where()).change
+
+    assert len(change.warnings) == 1
 
 
 def test_restricted_pod_stays_restricted() -> None:

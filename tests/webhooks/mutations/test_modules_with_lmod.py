@@ -68,6 +68,7 @@ class Nodes:
 
     oldest_kubelet: tuple[int, int]
     resources: Sequence[str] = ()
+    may_have_nvidia: bool = False
 
     def label_values(self, resource: str, wanted: Mapping[str, str]) -> Mapping[str, Sequence[str]] | None:
         return None

@@ -1,6 +1,7 @@
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -13,11 +14,14 @@ from tests.webhooks.mutations.api_server import again
 from webhooks.mutations.protection import check_protection, protection
 from webhooks.nodes import Taint
 from webhooks.pod import Pod
-from webhooks.policy.model import Policy, Protection, SharedNodes, Verdict
+from webhooks.policy.model import Accelerators, GpuSlices, Policy, Protection, SharedNodes, SliceOffer, Verdict
 from webhooks.scene import NOTHING, RefusedError, Scene
 
 ALL_GPUS = {"NVIDIA_VISIBLE_DEVICES": "all"}
 HIDDEN = {"NVIDIA_VISIBLE_DEVICES": "void", "CUDA_VISIBLE_DEVICES": ""}
+SHARED_NODE = {"tasuki.dev/gpu-sharing": "shared-node"}
+POOL = {"tasuki.dev/pool": "shared"}
+DAEMON_SET = {"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "exporter", "uid": "1", "controller": True}
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,7 @@ class Nodes:
     reachable: bool
     resources: Sequence[str] = ("nvidia.com/gpu",)
     oldest_kubelet: tuple[int, int] = (1, 36)
+    may_have_nvidia: bool = True
 
     def label_values(self, resource: str, wanted: Mapping[str, str]) -> Mapping[str, Sequence[str]] | None:
         return None if wanted or resource not in self.resources else {}
@@ -56,6 +61,10 @@ def host(path: str, name: str = "host") -> Json:
     return {"name": name, "hostPath": {"path": path}}
 
 
+def asking(resource: str) -> Json:
+    return container(resources={"limits": {resource: "1"}, "requests": {resource: "1"}})
+
+
 def mounting(*names: str) -> Json:
     return container(volumeMounts=[{"name": name, "mountPath": f"/mnt/{name}"} for name in names])
 
@@ -63,6 +72,7 @@ def mounting(*names: str) -> Json:
 PRIVILEGED = pod(container("gpu", gpus=1), container("debug", securityContext={"privileged": True}))
 ROUND_THE_PLUGIN = [
     pytest.param(pod(container(env=ALL_GPUS)), id="visible devices"),
+    pytest.param(pod(annotations={"nvidia.cdi.k8s.io/pod": "nvidia.com/gpu=all"}), id="injected devices"),
     pytest.param(PRIVILEGED, id="privileged"),
     pytest.param(pod(mounting("host"), volumes=[host("/dev/nvidia0")]), id="a device node"),
 ]
@@ -121,6 +131,17 @@ def test_a_namespace_without_a_rule_is_left_alone() -> None:
     assert admitted.change is NOTHING
 
 
+def test_rules_by_labels_hold_while_the_labels_of_the_namespace_are_not_known() -> None:
+    rules = (Protection(namespace_labels={"protected": "true"}, visible_devices="deny"), Protection())
+    where = scene(Policy(protection=rules))
+    before = msgspec.convert(pod(container(env=ALL_GPUS)), Pod)
+
+    assert protection(before, where).warnings
+    for stage in (protection, check_protection):
+        with pytest.raises(RefusedError):
+            stage(before, replace(where, namespace_labels=None))
+
+
 def test_the_audit_log_tells_which_rules_led_to_what() -> None:
     before = pod(mounting("host") | {"env": [{"name": "CUDA_VISIBLE_DEVICES", "value": "0"}]}, volumes=[host("/dev")])
 
@@ -130,7 +151,7 @@ def test_the_audit_log_tells_which_rules_led_to_what() -> None:
 
 
 def test_a_refusal_names_some_of_many_reasons() -> None:
-    with pytest.raises(RefusedError, match=r"And 3 more$"):
+    with pytest.raises(RefusedError, match=r"And there is more like this$"):
         admit(protection, pod(*(container(f"c{index}", env=ALL_GPUS) for index in range(8))), under("deny"))
 
 
@@ -190,15 +211,77 @@ def test_several_variables_are_stripped_and_the_others_stay() -> None:
 
 
 def test_shared_node_pods_have_their_visible_devices_from_tasuki() -> None:
-    before = pod(
-        container(env={"NVIDIA_VISIBLE_DEVICES": "all"}), annotations={"tasuki.dev/gpu-sharing": "shared-node"}
-    )
+    before = pod(container(env=ALL_GPUS), annotations=SHARED_NODE, nodeSelector=POOL | {"zone": "a"})
 
     with_pool = admit(protection, before, under("deny", shared_nodes=SharedNodes()))
 
     assert with_pool.change is NOTHING
     with pytest.raises(RefusedError):
         admit(protection, before, under("deny"))
+
+
+@pytest.mark.parametrize(
+    "selected",
+    [
+        pytest.param({}, id="no nodes"),
+        pytest.param({"tasuki.dev/pool": "exclusive"}, id="another pool"),
+        pytest.param({"tasuki.dev/pool": "shared"}, id="a part of the pool's labels"),
+    ],
+)
+def test_the_annotation_alone_makes_no_shared_node_pod(selected: dict[str, str]) -> None:
+    pool = SharedNodes(node_selector=POOL | {"gpu.example/interactive": "true"})
+    before = msgspec.convert(pod(container(env=ALL_GPUS), annotations=SHARED_NODE, nodeSelector=selected), Pod)
+
+    for stage in (protection, check_protection):
+        with pytest.raises(RefusedError, match="NVIDIA_VISIBLE_DEVICES"):
+            stage(before, under("deny", shared_nodes=pool))
+
+
+# Devices that plugins of the container runtime inject
+
+
+@pytest.mark.parametrize(
+    ("key", "harmful"),
+    [
+        pytest.param("nvidia.cdi.k8s.io/container.main", True, id="NVIDIA's plugin, for a container"),
+        pytest.param("nvidia.cdi.k8s.io/pod", True, id="NVIDIA's plugin, for all containers"),
+        pytest.param("cdi.k8s.io/vendor_class", True, id="CDI"),
+        pytest.param("cdi.nri.io/container.main", True, id="CDI by an NRI plugin"),
+        pytest.param("cdi-devices.nri.io/pod", True, id="CDI by the device injector"),
+        pytest.param("cdi-devices.noderesource.dev", True, id="CDI by the device injector, without a suffix"),
+        pytest.param("devices.nri.io/pod", True, id="a device node, by the former name"),
+        pytest.param("devices.noderesource.dev/container.main", True, id="a device node"),
+        pytest.param("devices.gke.io/container.main", True, id="a device node on GKE"),
+        pytest.param("io-priority.noderesource.dev/pod", False, id="something else of the device injector"),
+        pytest.param("networking.gke.io/interfaces", False, id="something else of GKE"),
+        pytest.param("cdi.k8s.io.example.com/pod", False, id="a domain that begins alike"),
+    ],
+)
+def test_which_annotations_inject_devices(key: str, harmful: bool) -> None:
+    admitted = admit(protection, pod(container(gpus=1), annotations={key: "x"}), under("warn"))
+
+    assert bool(admitted.change.warnings) is harmful
+
+
+def test_injected_devices_are_a_finding_also_on_shared_nodes() -> None:
+    before = pod(annotations=SHARED_NODE | {"nvidia.cdi.k8s.io/pod": "nvidia.com/gpu=all"}, nodeSelector=POOL)
+
+    with pytest.raises(RefusedError, match=re.escape("nvidia.cdi.k8s.io/pod")):
+        admit(protection, before, under("deny", shared_nodes=SharedNodes()))
+
+
+def test_annotations_that_inject_devices_are_stripped_and_the_others_stay() -> None:
+    annotations = {
+        "example.com/owner": "somebody",
+        "nvidia.cdi.k8s.io/container.main": "nvidia.com/gpu=all",
+        "cdi.k8s.io/1": "nvidia.com/gpu=0",
+    }
+
+    admitted = admit(protection, pod(container(env=ALL_GPUS), annotations=annotations), under("strip"))
+
+    assert admitted.pod["metadata"]["annotations"] == {"example.com/owner": "somebody"}
+    assert env_of(admitted.pod["spec"]["containers"][0]) == {}
+    assert len(admitted.change.warnings) == 3
 
 
 # Privilege
@@ -225,11 +308,41 @@ def test_which_privilege_is_harmful(context: Json, gpus: int, harmful: bool) -> 
 
 
 def test_privilege_on_a_shared_node_is_harmful_without_any_request() -> None:
-    annotations = {"tasuki.dev/gpu-sharing": "shared-node"}
-    before = pod(container(securityContext={"privileged": True}), annotations=annotations)
+    before = pod(container(securityContext={"privileged": True}), annotations=SHARED_NODE, nodeSelector=POOL)
 
     with pytest.raises(RefusedError, match="is privileged beside accelerators"):
         admit(protection, before, under("deny", shared_nodes=SharedNodes()))
+
+
+@pytest.mark.parametrize(
+    ("reachable", "harmful"),
+    [
+        pytest.param(True, True, id="could land beside accelerators"),
+        pytest.param(False, False, id="could not"),
+        pytest.param(None, False, id="the nodes are not known"),
+    ],
+)
+@pytest.mark.parametrize("context", [{"privileged": True}, {"capabilities": {"add": ["SYS_ADMIN"]}}])
+def test_privilege_without_any_request_is_harmful_where_the_pod_could_land_beside_accelerators(
+    context: Json, reachable: bool | None, *, harmful: bool
+) -> None:
+    admitted = admit(protection, pod(container(securityContext=context)), under("warn", reachable=reachable))
+
+    assert ["and could land beside accelerators; select nodes" in each for each in admitted.change.warnings] == (
+        [True] * harmful
+    )
+
+
+@pytest.mark.parametrize("held", [True, False], ids=["held to the rule", "spared"])
+def test_privileged_daemons_are_part_of_their_node_unless_the_rule_is_for_them_too(*, held: bool) -> None:
+    daemon = pod(container(securityContext={"privileged": True}))
+    daemon["metadata"]["ownerReferences"] = [DAEMON_SET]
+    rule = Protection(privileged="deny", hides_unrequested=False, hides_daemon_sets=held)
+    where = scene(Policy(protection=(rule,)), nodes=Nodes(reachable=True))
+
+    for stage in (protection, check_protection):
+        with pytest.raises(RefusedError, match="privileged") if held else nullcontext():
+            stage(msgspec.convert(daemon, Pod), where)
 
 
 def test_privilege_is_stripped() -> None:
@@ -312,10 +425,14 @@ def test_a_pod_without_gpus_sees_none_where_it_could_land_beside_some(
 @pytest.mark.parametrize(
     "only",
     [
-        pytest.param(container(env={"NVIDIA_VISIBLE_DEVICES": "void"}), id="sets one itself"),
-        pytest.param(container(env={"CUDA_VISIBLE_DEVICES": "0"}), id="sets the other itself"),
+        pytest.param(container(env={"NVIDIA_VISIBLE_DEVICES": "void"}), id="hides them itself"),
+        pytest.param(container(env=ALL_GPUS), id="is allowed to see them"),
         pytest.param(container(gpus=1), id="asks for a GPU"),
-        pytest.param(container(resources={"limits": {"nvidia.com/mig-1g.5gb": "1"}}), id="asks for a MIG slice"),
+        pytest.param(asking("nvidia.com/gpu.shared"), id="asks for a part of a GPU"),
+        pytest.param(asking("nvidia.com/mig-1g.5gb"), id="asks for a MIG slice"),
+        pytest.param(asking("nvidia.com/a100"), id="asks for a GPU by another name"),
+        pytest.param(asking("amd.com/gpu"), id="asks for AMD's GPU"),
+        pytest.param(asking("gpu.intel.com/i915"), id="asks for Intel's GPU"),
         pytest.param(container(resources={"claims": [{"name": "gpu"}]}), id="has a claim"),
     ],
 )
@@ -325,20 +442,92 @@ def test_a_container_that_has_its_say_is_left_alone(only: Json) -> None:
     assert admitted.operations == []
 
 
+@pytest.mark.parametrize("seen", ["", "-1", "0"])
+def test_what_cuda_may_see_does_not_keep_the_runtime_from_being_told(seen: str) -> None:
+    before = pod(container(env={"CUDA_VISIBLE_DEVICES": seen}))
+
+    admitted = admit(protection, before, hiding(reachable=True))
+
+    assert env_of(admitted.pod["spec"]["containers"][0]) == HIDDEN | {"CUDA_VISIBLE_DEVICES": seen}
+
+
+@pytest.mark.parametrize(
+    "resource",
+    [
+        "nvidia.com/hostdev",
+        "nvidia.com/rdma_shared_device",
+        "example.com/gpu",
+        "fpga.tasuki.dev/a",
+        "vaccel.tasuki.dev/session",
+    ],
+)
+def test_gpus_are_hidden_from_containers_that_ask_for_other_devices(resource: str) -> None:
+    admitted = admit(protection, pod(asking(resource)), hiding(reachable=True))
+
+    assert env_of(admitted.pod["spec"]["containers"][0]) == HIDDEN
+
+
+@pytest.mark.parametrize(
+    "resource",
+    ["aliyun.com/gpu-mem", "gpu.example/part-1g.5gb", "nvidia.com/whole"],
+    ids=["accelerator", "mig", "whole"],
+)
+def test_gpus_are_not_hidden_from_containers_that_ask_for_one_in_the_words_of_the_policy(resource: str) -> None:
+    words: dict[str, Any] = {
+        "accelerators": Accelerators(resources=("aliyun.com/gpu-mem",)),
+        "gpu_slices": GpuSlices(
+            mig=(SliceOffer(resource="gpu.example/part-{profile}"),), whole=(SliceOffer(resource="nvidia.com/whole"),)
+        ),
+    }
+
+    admitted = admit(protection, pod(asking(resource)), hiding(reachable=True, **words))
+
+    assert admitted.operations == []
+
+
+@pytest.mark.parametrize(
+    ("resource", "expected"),
+    [
+        pytest.param("aliyun.com/gpu-mem", HIDDEN, id="by another plugin"),
+        pytest.param("amd.com/gpu", {}, id="of another maker"),
+    ],
+)
+def test_containers_beside_one_with_a_gpu_see_none_if_it_may_be_nvidias(
+    resource: str, expected: dict[str, str]
+) -> None:
+    before = pod(asking(resource), container("web"))
+    accelerators = Accelerators(resources=("aliyun.com/gpu-mem", "amd.com/gpu"))
+
+    admitted = admit(protection, before, hiding(accelerators=accelerators))
+
+    assert env_of(admitted.pod["spec"]["containers"][1]) == expected
+
+
+def test_nothing_is_hidden_where_no_node_may_have_nvidias_gpus() -> None:
+    policy = Policy(protection=(Protection(hides_unrequested=True),))
+    fpgas = Nodes(reachable=True, resources=("fpga.tasuki.dev/a",), may_have_nvidia=False)
+
+    assert admit(protection, pod(), scene(policy, nodes=fpgas)).change is NOTHING
+
+
 def test_gpus_are_not_hidden_from_pods_on_shared_nodes() -> None:
-    before = pod(annotations={"tasuki.dev/gpu-sharing": "shared-node"})
+    before = pod(annotations=SHARED_NODE, nodeSelector=POOL)
 
     admitted = admit(protection, before, hiding(reachable=True, shared_nodes=SharedNodes()))
 
     assert admitted.operations == []
 
 
+def test_nothing_is_hidden_from_windows() -> None:
+    before = pod(container(), container("gpu", gpus=1), os={"name": "windows"})
+
+    assert admit(protection, before, hiding(reachable=True)).operations == []
+
+
 @pytest.mark.parametrize("hides", [True, False], ids=["hidden", "left to their image"])
 def test_daemons_that_watch_gpus_rely_on_their_image(*, hides: bool) -> None:
     exporter = pod()
-    exporter["metadata"]["ownerReferences"] = [
-        {"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "exporter", "uid": "1", "controller": True}
-    ]
+    exporter["metadata"]["ownerReferences"] = [DAEMON_SET]
     where = scene(Policy(protection=(Protection(hides_daemon_sets=hides),)), nodes=Nodes(reachable=True))
 
     admitted = admit(protection, exporter, where)

@@ -211,6 +211,16 @@ def test_requests_of_a_container(before: Json, after: dict[str, str]) -> None:
     assert requests(admitted) == after
 
 
+def test_a_request_that_the_api_server_would_round_up_is_rounded_up() -> None:
+    where = shared_pool(requests=Requests(cpu="300u", memory="1Mi"))
+    containers = [container(name, resources=resources(requests={"cpu": "4"})) for name in "ab"]
+
+    admitted = shared(*containers, where=where, resources=resources(requests={"cpu": "8"}))
+
+    assert [requests(admitted, index)["cpu"] for index in (0, 1)] == ["1m", "1m"]
+    assert admitted.pod["spec"]["resources"]["requests"]["cpu"] == "2m"
+
+
 def test_limits_of_accelerators_go_and_others_stay() -> None:
     limits = {"cpu": "4", "memory": "8Gi", "nvidia.com/gpu": "2", "example.com/nic": "1"}
 
@@ -447,6 +457,7 @@ def test_a_selector_of_other_nodes_is_refused() -> None:
         pytest.param(UUID[:12], "whole UUIDs", id="the beginning of a UUID"),
         pytest.param(f"0,{UUID}", "mixes indices with UUIDs", id="an index and a UUID"),
         pytest.param("9" * 5000, "…", id="a very large index"),
+        pytest.param(",".join(map(str, range(129))), "names 129 GPUs, and at most 128 can be", id="very many"),
     ],
 )
 def test_devices_that_nobody_can_have_are_refused(devices: str, told: str) -> None:
@@ -474,3 +485,15 @@ def test_any_annotation_is_carried_out_or_refused(sharing: str, devices: str) ->
 def test_an_amount_that_is_no_quantity_is_refused() -> None:
     with pytest.raises(RefusedError, match="'plenty' is not a quantity"):
         shared(container(resources=resources({"cpu": "plenty"})))
+
+
+@pytest.mark.parametrize("template", [{}, {"tasuki.dev/pool": "shared"}], ids=["every node", "the pool's nodes"])
+def test_a_daemon_sets_pods_are_warned_of_nodes_outside_the_pool(template: dict[str, str]) -> None:
+    before = pod(annotations=SHARED, nodeSelector=template)
+    before["metadata"]["ownerReferences"] = [
+        {"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "exporter", "uid": "1", "controller": True}
+    ]
+
+    admitted = admit(shared_nodes, before, shared_pool())
+
+    assert ["select the same in its template" in each for each in admitted.change.warnings] == [True] * (not template)

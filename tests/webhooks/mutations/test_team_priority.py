@@ -65,6 +65,50 @@ def test_a_class_above_the_maximum_is_refused_with_the_allowed_ones(name: str, v
         check(pod(priorityClassName=name), where())
 
 
+EVERY_NAMESPACE = [
+    pytest.param(Team(maximum_priority_class="normal"), id="without names"),
+    pytest.param(Team(namespaces=("a", "*"), maximum_priority_class="normal"), id="with every name"),
+]
+CHOSEN_NAMESPACES = [
+    pytest.param(Team(namespaces=("research",), maximum_priority_class="normal"), id="by name"),
+    pytest.param(Team(namespaces=("*re*",), maximum_priority_class="normal"), id="by a part of the name"),
+    pytest.param(Team(namespace_labels={"team": "*"}, maximum_priority_class="normal"), id="by label"),
+]
+
+
+@pytest.mark.parametrize("team", EVERY_NAMESPACE)
+@pytest.mark.parametrize("name", ["system-cluster-critical", "system-node-critical"])
+def test_a_rule_for_every_namespace_keeps_no_part_of_the_cluster_from_coming_up(team: Team, name: str) -> None:
+    place = where(team, namespace="calico-system")
+
+    admitted = admitted_in(place, pod(priorityClassName=name))
+
+    assert admitted.operations == []
+    [told] = admitted.change.warnings
+    assert told.startswith(f"priority class '{name}' (20000")
+    assert "is above 'normal' (100), the highest that the policy has for every namespace" in told
+    assert len(told) < 200
+    check(admitted.pod, place)
+
+
+@pytest.mark.parametrize("team", EVERY_NAMESPACE)
+def test_a_rule_for_every_namespace_refuses_what_is_not_the_systems(team: Team) -> None:
+    with pytest.raises(RefusedError, match=r"^priority class 'high'"):
+        admitted_in(where(team), pod(priorityClassName="high"))
+    with pytest.raises(RefusedError, match=r"^priority class 'high'"):
+        check(pod(priorityClassName="high"), where(team))
+
+
+@pytest.mark.parametrize("team", CHOSEN_NAMESPACES)
+def test_a_rule_that_chooses_its_namespaces_refuses_the_systems_classes(team: Team) -> None:
+    place = where(team, labels={"team": "vision"})
+
+    with pytest.raises(RefusedError, match=r"^priority class 'system-node-critical'"):
+        admitted_in(place, pod(priorityClassName="system-node-critical"))
+    with pytest.raises(RefusedError, match=r"^priority class 'system-node-critical'"):
+        check(pod(priorityClassName="system-node-critical"), place)
+
+
 def test_of_many_allowed_classes_the_highest_are_named() -> None:
     many = {f"class-{value:02}": value for value in range(25)}
     place = scene(Policy(teams=(Team(maximum_priority_class="class-20"),)), cluster=cluster_of(many))

@@ -45,6 +45,8 @@ def tolerated(before: Json, *, on: AcceleratorNodes | None = None, policy: Polic
             id="an FPGA function",
         ),
         pytest.param("amd.com/gpu", [exists("amd.com/gpu")], id="another vendor's GPU"),
+        pytest.param("nvidia.com/a100", [exists("nvidia.com/a100"), exists(GPU)], id="a GPU by another name"),
+        pytest.param("nvidia.com/hostdev", [], id="NVIDIA's network card"),
         pytest.param("example.com/dongle", [], id="no accelerator"),
         pytest.param("cpu", [], id="a CPU"),
     ],

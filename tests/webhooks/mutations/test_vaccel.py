@@ -136,10 +136,21 @@ def test_every_container_is_led_to_the_agent() -> None:
         assert each["volumeMounts"] == [mount]
 
 
-def test_what_tasuki_itself_adds_is_not_led_to_the_agent() -> None:
-    admitted = admit(vaccel, wanting("sidecar", init=(container("tasuki-modules"),)), OFFERED)
+@pytest.mark.parametrize("name", ["tasuki-modules", "tasuki-modules-2"])
+def test_what_tasuki_itself_adds_is_not_led_to_the_agent(name: str) -> None:
+    loader = container(name, volumeMounts=[{"name": "tasuki-modules", "mountPath": "/var/run/tasuki.dev/modules"}])
+    before = wanting("sidecar", init=(loader,), volumes=[{"name": "tasuki-modules", "emptyDir": {}}])
 
-    assert admitted.pod["spec"]["initContainers"][1] == container("tasuki-modules")
+    admitted = admit(vaccel, before, OFFERED)
+
+    assert admitted.pod["spec"]["initContainers"][1] == loader
+
+
+@pytest.mark.parametrize("name", ["tasuki-fetch", "tasuki-modules", "tasuki-modules-mine"])
+def test_an_init_container_of_the_user_is_led_to_the_agent_whatever_its_name(name: str) -> None:
+    admitted = admit(vaccel, wanting("sidecar", init=(container(name),)), OFFERED)
+
+    assert env_of(admitted.pod["spec"]["initContainers"][1])["VACCEL_RPC_ADDRESS"] == SOCKET
 
 
 def test_a_container_with_a_session_keeps_the_sessions_agent() -> None:
@@ -148,6 +159,21 @@ def test_a_container_with_a_session_keeps_the_sessions_agent() -> None:
     own, other = admitted.pod["spec"]["containers"]
     assert "env" not in own
     assert "VACCEL_RPC_ADDRESS" in env_of(other)
+
+
+@pytest.mark.parametrize(
+    ("mode", "address"),
+    [
+        pytest.param("sidecar", SOCKET, id="an agent in the pod"),
+        pytest.param("sandbox", "vsock://2:2048", id="a sandbox"),
+    ],
+)
+def test_a_container_that_loses_its_session_to_a_shared_node_is_led_to_the_agent(mode: str, address: str) -> None:
+    before = wanting(mode, asking(), annotations={"tasuki.dev/gpu-sharing": "shared-node"})
+
+    admitted = admit(vaccel, before, scene(Policy(vaccel=EVERYTHING, shared_nodes=SharedNodes())))
+
+    assert env_of(admitted.pod["spec"]["containers"][0])["VACCEL_RPC_ADDRESS"] == address
 
 
 def test_a_container_with_an_agent_of_its_own_keeps_it() -> None:
@@ -191,6 +217,25 @@ def test_a_guaranteed_pod_stays_guaranteed() -> None:
 
     [agent] = admitted.pod["spec"]["initContainers"]
     assert agent["resources"]["limits"] == agent["resources"]["requests"] == {"cpu": "100m", "memory": "128Mi"}
+
+
+@pytest.mark.parametrize(
+    ("of_pod", "expected"),
+    [
+        pytest.param(
+            {"limits": {"cpu": "2", "memory": "4Gi"}, "requests": {"cpu": "1", "memory": "4Gi"}},
+            {},
+            id="the pod has both",
+        ),
+        pytest.param({"requests": {"cpu": "1"}}, {"memory": "128Mi"}, id="the pod requests one"),
+        pytest.param({"limits": {"memory": "1Gi"}}, {"cpu": "100m"}, id="the pod limits one"),
+    ],
+)
+def test_the_agent_has_its_share_of_what_the_pod_has_as_a_whole(of_pod: Json, expected: dict[str, str]) -> None:
+    admitted = admit(vaccel, wanting("sidecar", resources=of_pod), OFFERED)
+
+    [agent] = admitted.pod["spec"]["initContainers"]
+    assert agent["resources"] == ({"limits": expected, "requests": expected} if expected else {})
 
 
 def test_the_agents_accelerator_is_the_policys() -> None:
@@ -267,7 +312,6 @@ def test_the_second_round_of_admission_finds_nothing_to_do(mode: str) -> None:
         pytest.param(Vaccel(), "sidecar", "is not offered here; write session", id="a mode that is not offered"),
         pytest.param(EVERYTHING, "sesion", "is it 'session'? write session, sidecar or sandbox", id="misspelt"),
         pytest.param(EVERYTHING, "Sidecar", "is it 'sidecar'?", id="upper case"),
-        pytest.param(EVERYTHING, "", "'' is not offered here; write session", id="empty"),
     ],
 )
 def test_what_is_not_offered_is_refused_with_what_is(policy: Vaccel | None, mode: str, expected: str) -> None:
@@ -277,8 +321,19 @@ def test_what_is_not_offered_is_refused_with_what_is(policy: Vaccel | None, mode
     assert expected in str(refused.value)
 
 
+@pytest.mark.parametrize("mode", ["session", "sidecar", "sandbox"])
+def test_a_windows_pod_is_refused(mode: str) -> None:
+    with pytest.raises(RefusedError, match=r"is for Linux, and spec\.os\.name of the pod is windows; leave the"):
+        admit(vaccel, wanting(mode, os={"name": "windows"}), OFFERED)
+
+
 def test_a_pod_without_the_annotation_is_left_alone() -> None:
     assert admit(vaccel, pod(asking()), OFFERED).change is NOTHING
+
+
+@pytest.mark.parametrize("mode", ["", " \n"], ids=["empty", "white space"])
+def test_an_annotation_without_a_word_asks_for_nothing(mode: str) -> None:
+    assert admit(vaccel, wanting(mode), scene()).change is NOTHING
 
 
 @settings(max_examples=50, deadline=None)

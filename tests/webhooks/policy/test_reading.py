@@ -183,6 +183,26 @@ REFUSED = [
         "vaccel: {sidecar: {image: a, resources: {limits: {cpu: lots}}}}", "has 'lots' as cpu", id="no quantity"
     ),
     pytest.param("vaccel: {sidecar: {image: a, resources: {limits: [a]}}}", "a mapping of resources", id="no mapping"),
+    pytest.param(
+        "vaccel: {sidecar: {image: a, resources: {requests: {cpu: 2}, limits: {cpu: 500m}}}}",
+        "requests 2 of cpu, but limits it to '500m'; raise the limit",
+        id="more requested than allowed",
+    ),
+    pytest.param(
+        "vaccel: {sidecar: {image: a, resources: {requests: {nvidia.com/gpu: 1}}}}",
+        "has nvidia.com/gpu in requests only; write 1 in limits, too",
+        id="a GPU without a limit",
+    ),
+    pytest.param(
+        "vaccel: {sidecar: {image: a, resources: {requests: {a/b: 1}, limits: {a/b: 2}}}}",
+        "requests 1 of a/b, but limits it to 2; the two must be equal",
+        id="a device beyond what is requested",
+    ),
+    pytest.param(
+        "vaccel: {sidecar: {image: a, resources: {requests: {cpu: 1e99}, limits: {cpu: 1}}}}",
+        "beyond all that is ever counted",
+        id="an amount without end",
+    ),
     pytest.param("modules: {volumes: [], modulePath: []}", "modulePath is an empty list", id="no module path"),
     pytest.param(MODULES + "{}}]}", "source has 0 keys; it must have exactly one of", id="no source"),
     pytest.param(MODULES + "{image: {reference: a}, nfs: {}}}]}", "source has 2 keys", id="two sources"),
