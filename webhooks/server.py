@@ -4,7 +4,7 @@ import asyncio
 import logging
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, MutableMapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from time import perf_counter
@@ -255,6 +255,10 @@ class _Protocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._drop_deadline()
+        # uvicorn drops this timer only where there was no error, and so a broken connection would live on in it.
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
+            self.timeout_keep_alive_task = None
         super().connection_lost(exc)
 
     def _set_deadline(self) -> None:
@@ -330,6 +334,10 @@ class ReviewServer:
     @property
     def port(self) -> int:
         return int(self._socket.getsockname()[1])
+
+    @property
+    def connections(self) -> Collection[asyncio.Protocol]:
+        return self._server.server_state.connections
 
     async def run(self) -> None:
         """Serve until `stop`; ends when the last review is answered."""

@@ -3,9 +3,11 @@
 import asyncio
 import base64
 import copy
+import gc
 import json
 import socket
 import sys
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
@@ -271,6 +273,21 @@ async def test_a_truncated_body_harms_nobody(service: Service) -> None:
 
     assert response["allowed"] is True
     staying.close()
+
+
+async def test_a_broken_connection_is_not_kept(service: Service) -> None:
+    client = await service.client()
+    await client.review(pod())
+    [connection] = [weakref.ref(each) for each in service.server.connections]
+
+    client.writer.transport.abort()
+    async with asyncio.timeout(5):
+        while service.server.connections:
+            await asyncio.sleep(0.01)
+    del client
+    gc.collect()
+
+    assert connection() is None
 
 
 async def test_many_reviews_share_a_connection(service: Service, client: Client) -> None:

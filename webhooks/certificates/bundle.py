@@ -12,6 +12,7 @@ from cryptography import x509
 from tasuki.kube.client import Kube
 from tasuki.kube.errors import NotFoundError
 from tasuki.kube.objects import ObjectMeta
+from webhooks.certificates.chain import pem_certificates
 
 # Who changes things, as the API server notes it on them.
 FIELD_MANAGER: Final = "tasuki-webhooks"
@@ -88,18 +89,23 @@ async def set_bundle(kube: Kube, configuration: Configuration, found: WebhookCon
 
 
 def _trusting(webhook: Mapping[str, Any], bundle: bytes) -> dict[str, Any]:
-    return {**webhook, "clientConfig": {**webhook.get("clientConfig", {}), "caBundle": b64encode(bundle).decode()}}
+    return {**webhook, "clientConfig": {**_client_config(webhook), "caBundle": b64encode(bundle).decode()}}
+
+
+def _client_config(webhook: Mapping[str, Any]) -> Mapping[str, Any]:
+    found = webhook.get("clientConfig")
+    return found if isinstance(found, dict) else {}
 
 
 def _bundle(webhook: Mapping[str, Any]) -> bytes:
     try:
-        return b64decode(webhook.get("clientConfig", {}).get("caBundle") or "")
-    except ValueError:
+        return b64decode(_client_config(webhook).get("caBundle") or "")
+    except (ValueError, TypeError):
         return b""
 
 
 def _certificates(bundle: bytes) -> list[x509.Certificate]:
     try:
-        return x509.load_pem_x509_certificates(bundle)
+        return pem_certificates(bundle)
     except ValueError:
         return []  # empty, or a placeholder: cert-manager's manifests write a line feed

@@ -67,6 +67,18 @@ class Chain:
         return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in self.trusted)
 
 
+def pem_certificates(text: bytes) -> list[x509.Certificate]:
+    """At least one.
+
+    Raises:
+        ValueError: There is none, or one that cannot be read.
+    """
+    try:
+        return x509.load_pem_x509_certificates(text)
+    except x509.InvalidVersion as error:  # which is no ValueError
+        raise ValueError(str(error)) from error
+
+
 def without_repeats(certificates: Iterable[x509.Certificate]) -> tuple[x509.Certificate, ...]:
     return tuple(dict.fromkeys(certificates))
 
@@ -114,7 +126,7 @@ def _matching(certificates: Iterable[x509.Certificate], key: EllipticCurvePrivat
 
 def _certificates(contents: Mapping[str, bytes], name: str) -> list[x509.Certificate]:
     try:
-        return x509.load_pem_x509_certificates(contents.get(name, b""))
+        return pem_certificates(contents.get(name, b""))
     except ValueError:
         raise BrokenChainError(f"{name} holds no PEM certificate") from None
 

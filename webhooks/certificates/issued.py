@@ -15,16 +15,20 @@ from tasuki.kube.errors import ConflictError, ForbiddenError, KubeError
 from webhooks.certificates import bundle
 from webhooks.certificates.bundle import Configuration, WebhookConfiguration
 from webhooks.certificates.chain import BrokenChainError, Chain
-from webhooks.certificates.issuing import DEFAULT_TIMES, Known, Times, next_step
-from webhooks.certificates.live import CertificateError, LiveContext
+from webhooks.certificates.issuing import DEFAULT_TIMES, Known, Step, Times, next_step
+from webhooks.certificates.live import CertificateError, LiveContext, NotLoadedError
 from webhooks.certificates.minting import Mint, carried_out
 from webhooks.certificates.outlets import Outlets
+from webhooks.certificates.restraint import RestrainedError, Restraint
 from webhooks.certificates.secret import ChainSecret, Secret
 
 log: Final = logging.getLogger(__name__)
 
 # Renewed, prepared, promoted, retired; more in one round would be a circle.
 _MOST_STEPS: Final = 5
+# While replicas overrule each other, each does so at every look, then ever more rarely.
+_MOST_RESTRAINT_SECONDS: Final = 3600.0
+_PEACE_SECONDS: Final = 86400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,11 @@ class Order:
 
 def _utc_now() -> datetime:
     return datetime.now(UTC)
+
+
+def _monotonic() -> float:
+    """Restraint goes by this, for the wall clock may be what is wrong."""
+    return asyncio.get_running_loop().time()
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +131,7 @@ class IssuedCertificate:
         self._pace: Final = pace
         self._secret: Final = ChainSecret(kube, order.secret)
         self._seen: Final = _Seen()
+        self._restraint: Final = Restraint(pace.look_seconds, _MOST_RESTRAINT_SECONDS, _PEACE_SECONDS)
         self._problem = ""
 
     async def run(self) -> None:
@@ -129,19 +139,29 @@ class IssuedCertificate:
         pace = self._pace
         backoff = Backoff(pace.first_pause_seconds, pace.most_pause_seconds, pace.uniform)
         while True:
-            pause = pace.uniform(pace.look_seconds * 0.8, pace.look_seconds * 1.2)
+            problem, failure = "", None
             try:
-                self._tell(await self._round(), serving=True)
-                backoff.reset()
-            except ConflictError as error:
-                log.info("another replica was faster, looking again error=%s", error)
-                pause = backoff.next_seconds()
-            except KubeError as error:
-                serving = self._seen.trusted_once and self._live.serves_at(pace.now())
-                remedy = "; apply manifests/webhooks, which allows it" if isinstance(error, ForbiddenError) else ""
-                self._tell(f"{error}{remedy}", serving=serving)
-                pause = max(backoff.next_seconds(), error.retry_after_seconds)
-            await asyncio.sleep(pause)
+                problem = await self._round()
+            except (KubeError, CertificateError, RestrainedError) as error:
+                failure = error
+            now = pace.now()
+            if isinstance(failure, ConflictError):
+                log.info("another replica was faster, looking again error=%s", failure)
+            elif failure is not None:
+                remedy = "; apply manifests/webhooks, which allows it" if isinstance(failure, ForbiddenError) else ""
+                self._tell(f"{failure}{remedy}", serving=self._seen.trusted_once and self._live.serves_at(now))
+            else:
+                self._tell(problem, serving=True)
+            pause = self._pause_seconds(failure, backoff)
+            await asyncio.sleep(min(pause, self._live.seconds_until_change(now)))
+
+    def _pause_seconds(self, failure: Exception | None, backoff: Backoff) -> float:
+        pace = self._pace
+        if isinstance(failure, KubeError | CertificateError):
+            asked = failure.retry_after_seconds if isinstance(failure, KubeError) else 0.0
+            return min(max(backoff.next_seconds(), asked), pace.most_pause_seconds)
+        backoff.reset()
+        return pace.uniform(pace.look_seconds * 0.8, pace.look_seconds * 1.2)
 
     def _tell(self, problem: str, *, serving: bool) -> None:
         if problem and problem != self._problem:
@@ -192,13 +212,23 @@ class IssuedCertificate:
             step = next_step(known, now, self._order.names, self._order.times)
             if step.action == "keep" and chain is not None:
                 break
+            self._check_restraint(step)
             changed = carried_out(step, Mint(self._order.names, self._order.times, now))
             secret = await self._secret.write(secret, changed)
+            if step.overrules:
+                self._restraint.overruled(_monotonic())
             log.info("certificates changed action=%s secret=%s reason=%s", step.action, self._secret, step.reason)
             chain = changed
         assert chain is not None, "the first step makes one"
         self._seen.chain = chain
         return chain
+
+    def _check_restraint(self, step: Step) -> None:
+        if step.overrules and not self._restraint.allows(_monotonic()):
+            raise RestrainedError(
+                f"others replace the certificates that this replica issues, which finds that {step.reason}; "
+                "give all replicas the same --server-names, and their nodes the right time"
+            )
 
     def _stored(self, secret: Secret | None) -> Chain | None:
         if secret is None:
@@ -207,6 +237,8 @@ class IssuedCertificate:
             chain = secret.chain()
             if chain is not None and chain.server.certificate != self._seen.served:
                 self._live.check(chain.server.certificate_pem, chain.server.key_pem)
+        except NotLoadedError:
+            raise  # what is in the Secret may be good
         except (BrokenChainError, CertificateError) as error:
             log.warning("what is in the Secret is replaced secret=%s error=%s", self._secret, error)
             return None

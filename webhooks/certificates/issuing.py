@@ -18,6 +18,8 @@ Action = Literal["keep", "start", "renew", "prepare", "promote", "retire"]
 
 # A certificate is valid from so long before it was issued: clocks differ.
 CLOCK_SKEW: Final = timedelta(minutes=5)
+# Beside the authority; more come together only where something goes round in circles, and Secrets are finite.
+_MOST_OTHERS: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +85,14 @@ class Step:
     Attributes:
         base: The chain to do it to; None to start anew.
         others: Authorities that stay trusted beside the new one, for `start`.
+        overrules: Whether what is stored is of no use here, though whoever stored it must have thought otherwise.
     """
 
     action: Action
     reason: str
     base: Chain | None = None
     others: tuple[x509.Certificate, ...] = ()
+    overrules: bool = False
 
 
 def next_step(known: Known, now: datetime, names: Sequence[str], times: Times) -> Step:
@@ -105,14 +109,14 @@ def next_step(known: Known, now: datetime, names: Sequence[str], times: Times) -
         return _without_chain(known, now)
     coming = chain.next_authority
     if coming and not is_valid(coming.certificate, now):
-        return Step("prepare", "the next authority is not valid now", chain)
+        return Step("prepare", "the next authority is not valid now", chain, overrules=True)
     if not is_valid(chain.authority.certificate, now):
-        if coming:
-            return Step("promote", "the authority is not valid now", chain)
-        return _start("the authority is not valid now", known, now)
+        reason = "the authority is not valid now"
+        step = Step("promote", reason, chain) if coming else _start(reason, known, now)
+        return replace(step, overrules=True)
     unfit = _unfit(chain, now, names)
     if unfit:
-        return Step("renew", unfit, chain)
+        return Step("renew", unfit, chain, overrules=True)
     return _when_fit(chain, known.trusted_since, now, times)
 
 
@@ -123,15 +127,14 @@ def _without_chain(known: Known, now: datetime) -> Step:
         is_valid(earlier.server.certificate, now) and is_valid(earlier.authority.certificate, now)
     ):
         return _start("the Secret holds no usable certificates", known, now)
-    trusted = without_repeats((*earlier.trusted, *_valid(known.configured, now)))
-    others = tuple(c for c in trusted if c != earlier.authority.certificate)
-    base = replace(earlier, next_authority=None, others=others)
+    others = [c for c in (*earlier.trusted, *known.configured) if c != earlier.authority.certificate]
+    base = replace(earlier, next_authority=None, others=_still_trusted(others, now))
     return Step("prepare", "the certificates were taken out of the Secret", base)
 
 
 def _start(reason: str, known: Known, now: datetime) -> Step:
     # Another replica may still serve a certificate of an authority that the configurations trust.
-    return Step("start", reason, others=without_repeats(_valid(known.configured, now)))
+    return Step("start", reason, others=_still_trusted(known.configured, now))
 
 
 def _unfit(chain: Chain, now: datetime, names: Sequence[str]) -> str:
@@ -160,13 +163,14 @@ def _when_fit(chain: Chain, trusted_since: datetime | None, now: datetime, times
     # One that already lasts as long as its authority would not last longer for being renewed.
     if server_ends - now < times.renew_before and server_ends < authority_ends:
         return Step("renew", f"the server certificate ends at {server_ends.isoformat()}", chain)
-    return _retired(chain, now, times)
+    return _retired(chain, trusted_since, now, times)
 
 
-def _retired(chain: Chain, now: datetime, times: Times) -> Step:
-    issued = chain.server.certificate.not_valid_before_utc + CLOCK_SKEW
-    waited = chain.next_authority is None and now - issued >= times.retire_after
-    needed = () if waited else _valid(chain.others, now)
+def _retired(chain: Chain, trusted_since: datetime | None, now: datetime, times: Times) -> Step:
+    # By the certificate's own time, and by what was seen: the clock of whoever issued it may be another.
+    begun = max(chain.server.certificate.not_valid_before_utc + CLOCK_SKEW, trusted_since or now)
+    waited = chain.next_authority is None and now - begun >= times.retire_after
+    needed = () if waited else _still_trusted(chain.others, now)
     if needed == chain.others:
         return Step("keep", "", chain)
     return Step("retire", "no replica serves certificates of theirs", replace(chain, others=needed))
@@ -176,14 +180,15 @@ def is_valid(certificate: x509.Certificate, now: datetime) -> bool:
     return certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc
 
 
-def _valid(certificates: Sequence[x509.Certificate], now: datetime) -> tuple[x509.Certificate, ...]:
-    return tuple(certificate for certificate in certificates if is_valid(certificate, now))
+def _still_trusted(certificates: Sequence[x509.Certificate], now: datetime) -> tuple[x509.Certificate, ...]:
+    """Without those that have ended; one that is not valid yet is of a replica with another clock, and may serve."""
+    return without_repeats(c for c in certificates if now < c.not_valid_after_utc)[:_MOST_OTHERS]
 
 
 def _covers(certificate: x509.Certificate, name: str) -> bool:
     try:
         return general_name(name) in certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (x509.ExtensionNotFound, ValueError):
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, ValueError):
         return False
 
 

@@ -67,8 +67,9 @@ class MountedCertificate:
                 if problem:
                     await asyncio.sleep(self._pace.settle_seconds)
                     problem = await self._take()
-                self._tell(problem)
-                await watch.wait(self._pace.look_seconds)
+                now = self._now()
+                self._tell(problem, now)
+                await watch.wait(min(self._pace.look_seconds, self._live.seconds_until_change(now)))
 
     async def _take(self) -> str:
         """Load what is there; the answer says why that is not possible."""
@@ -89,14 +90,17 @@ class MountedCertificate:
         folder = version.resolve() if version.is_symlink() else self._folder
         return _start_of(folder / _CERTIFICATE), _start_of(folder / _KEY)
 
-    def _tell(self, problem: str) -> None:
+    def _tell(self, problem: str, now: datetime) -> None:
+        serving = self._live.serves_at(now)
+        refused = self._live.refused_at(now)
+        if refused:
+            problem = (
+                f"{problem}; the last good one {refused}" if problem else f"{self._folder / _CERTIFICATE} {refused}"
+            )
         if problem and problem != self._problem:
-            kept = " the last good one stays in force" if self._live.loaded else ""
+            kept = " the last good one stays in force" if serving else ""
             log.warning("the mounted certificate cannot be used%s error=%s", kept, problem)
         self._problem = problem
-        serving = self._live.serves_at(self._now())
-        if not (problem or serving):
-            problem = f"{self._folder / _CERTIFICATE} expired at {self._live.expires}; renew it"
         self._outlets.tell(problem, serving=serving)
 
 

@@ -1,6 +1,8 @@
 """Replicas that issue their own certificates, an API server that may be away, clients that trust its bundles."""
 
 import asyncio
+import errno
+import os
 import ssl
 from base64 import b64decode, b64encode
 from collections.abc import AsyncIterator
@@ -27,10 +29,11 @@ from tests.webhooks.certificates.api_server import (
 )
 from tests.webhooks.certificates.telling import Told
 from tests.webhooks.certificates.tls import NAME, NAMES, a_chain, an_echo, connected, shown, trusting
-from webhooks.certificates.chain import Chain, Pair, secret_contents
+from webhooks.certificates.chain import Chain, Pair, chain_of, secret_contents
 from webhooks.certificates.issued import IssuedCertificate, IssuedPace, Order
-from webhooks.certificates.issuing import DEFAULT_TIMES, Times
+from webhooks.certificates.issuing import DEFAULT_TIMES, Step, Times
 from webhooks.certificates.live import LiveContext
+from webhooks.certificates.minting import Mint, carried_out
 
 DAY = timedelta(days=1)
 
@@ -46,10 +49,10 @@ class Clock:
 
 
 class Replica:
-    def __init__(self, kube: Kube, clock: Clock, order: Order) -> None:
+    def __init__(self, kube: Kube, clock: Clock, order: Order, pauses: tuple[float, float, float]) -> None:
         self.live = LiveContext()
         self.told = Told()
-        pace = IssuedPace(lambda least, _: least, clock, 0.02, 0.01, 0.02)
+        pace = IssuedPace(lambda least, _: least, clock, *pauses)
         self._keeper = IssuedCertificate(kube, self.live, order, self.told.outlets, pace)
 
     @asynccontextmanager
@@ -77,13 +80,21 @@ class Replica:
 
 
 def a_replica(
-    kube: Kube, clock: Clock | None = None, times: Times = DEFAULT_TIMES, names: tuple[str, ...] = NAMES
+    kube: Kube,
+    clock: Clock | None = None,
+    times: Times = DEFAULT_TIMES,
+    names: tuple[str, ...] = NAMES,
+    pauses: tuple[float, float, float] = (0.02, 0.01, 0.02),
 ) -> Replica:
-    return Replica(kube, clock or Clock(), Order(SECRET, names, CONFIGURATIONS, times))
+    return Replica(kube, clock or Clock(), Order(SECRET, names, CONFIGURATIONS, times), pauses)
 
 
 def as_stored(chain: Chain) -> dict[str, str]:
     return {name: b64encode(value).decode() for name, value in secret_contents(chain).items() if value is not None}
+
+
+def chain_in(secret: dict[str, str]) -> Chain | None:
+    return chain_of({name: b64decode(text) for name, text in secret.items()})
 
 
 def loses_nothing(hook: dict[str, Any]) -> bool:
@@ -500,6 +511,99 @@ async def test_an_api_server_that_is_away_at_first_is_waited_for(api: AdmissionA
         await replica.is_in_order()
 
         assert await shown(port, api.bundles()[0]) == api.served()
+
+
+async def test_a_certificate_that_expires_while_the_api_server_is_away_is_told_of_at_once(
+    api: AdmissionApiServer, kube: Kube
+) -> None:
+    chain = a_chain()
+    await api.put_secret(as_stored(chain))
+    ends = chain.server.certificate.not_valid_after_utc
+    clock = Clock(ends - datetime.now(UTC) - timedelta(seconds=1))
+    hour = 3600.0
+    replica = a_replica(kube, clock, Times(renew_before=timedelta(milliseconds=1)), pauses=(hour, hour, hour))
+
+    async def goes_away() -> None:
+        api.refusals.append(Refusal(503, "GET", SECRETS, times=10**6))
+
+    api.after_reading[SECRETS] = goes_away
+    async with replica.running():
+        await replica.is_in_order()
+
+        await replica.told.until(lambda: "503" in replica.told.reported)
+
+
+async def test_an_api_server_that_asks_to_be_left_alone_for_a_day_is_asked_again_sooner(
+    api: AdmissionApiServer, kube: Kube
+) -> None:
+    api.refusals.append(Refusal(503, "GET", SECRETS, retry_after=86400))
+    replica = a_replica(kube)
+    async with replica.running():
+        await replica.is_in_order()
+
+    assert not any(refusal.times for refusal in api.refusals)
+
+
+async def test_a_replica_without_a_free_file_leaves_the_secret_alone_and_goes_on(
+    api: AdmissionApiServer, kube: Kube, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_more_files(*_: object) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    chain = a_chain()
+    await api.put_secret(as_stored(chain))
+    replica = a_replica(kube)
+    with monkeypatch.context() as system:
+        system.setattr(os, "memfd_create", no_more_files)
+        async with replica.running() as port:
+            await replica.told.until(lambda: "Too many open files" in replica.told.reported)
+            await replica.looks_again()
+            system.undo()
+            await replica.is_in_order()
+
+            assert await shown(port, api.bundles()[0]) == chain.server.certificate
+    assert api.served() == chain.server.certificate
+
+
+async def test_replicas_that_want_different_names_come_to_rest_and_serve_their_own(
+    api: AdmissionApiServer, kube: Kube, caplog: pytest.LogCaptureFixture
+) -> None:
+    replica = a_replica(kube)
+    async with replica.running() as port:
+        await replica.is_in_order()
+        stored = api.secret
+        elsewhere = carried_out(
+            Step("renew", "", chain_in(stored)), Mint(("elsewhere.svc",), Times(), datetime.now(UTC))
+        )
+        async with asyncio.timeout(10):
+            while "--server-names" not in replica.told.noted:
+                await api.put_secret(as_stored(elsewhere))
+                await replica.looks_again()
+
+        assert replica.told.reported == ""
+        assert await shown(port, api.bundles()[0]) == replica.live.certificate
+        assert any("others replace the certificates" in message for message in caplog.messages)
+        # By and by it does overrule, for the other one may be gone.
+        await api.until(lambda: api.served() != elsewhere.server.certificate)
+
+
+@pytest.mark.parametrize(
+    "client",
+    ["null", '"text"', '{"caBundle": 5}', '{"caBundle": "ä"}'],
+    ids=["null", "a text", "a number for a bundle", "not base64"],
+)
+async def test_a_configuration_that_makes_no_sense_does_not_end_the_replica(
+    api: AdmissionApiServer, kube: Kube, client: str
+) -> None:
+    path = f"{VALIDATING}/{HOOKS}"
+    text = f'{{"metadata": {{"resourceVersion": "1"}}, "webhooks": [{{"name": "a", "clientConfig": {client}}}]}}'
+    api.documents[path] = text.encode()
+    replica = a_replica(kube)
+    async with replica.running():
+        await api.until(lambda: api.count("PATCH", VALIDATING) > 0)
+        del api.documents[path]
+
+        await replica.is_in_order()
 
 
 @pytest.mark.parametrize("code", [429, 500, 503], ids=["too many requests", "internal error", "unavailable"])

@@ -5,9 +5,12 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from tests.webhooks.certificates.tls import NAMES, a_chain
-from webhooks.certificates.chain import Chain
+from webhooks.certificates.chain import Chain, Pair
 from webhooks.certificates.issuing import DEFAULT_TIMES, Action, Known, Step, Times, next_step
 from webhooks.certificates.minting import Mint, carried_out
 
@@ -67,8 +70,6 @@ def promoted() -> Chain:
         pytest.param(prepared, AUTHORITY_DUE + 280 * DAY, "renew", "ends at", id="renewed while the next one waits"),
         pytest.param(prepared, 3650 * DAY, "promote", "authority is not valid", id="expired before it was trusted"),
         pytest.param(prepared, -DAY, "prepare", "next authority is not valid", id="a next authority of another time"),
-        pytest.param(promoted, AUTHORITY_DUE + 0.9 * DAY, "keep", "", id="the old authority stays for a day"),
-        pytest.param(promoted, AUTHORITY_DUE + 1.1 * DAY, "retire", "no replica", id="it leaves after a day"),
         pytest.param(lambda: None, DAY, "start", "no usable", id="an empty Secret"),
     ],
 )
@@ -89,6 +90,84 @@ def test_the_next_authority_signs_once_all_have_trusted_it_for_the_overlap(minut
     step = decided(prepared(), now, trusted_since=now - timedelta(minutes=minutes))
 
     assert step.action == action
+
+
+@pytest.mark.parametrize(
+    ("since_issue", "since_trust", "action"),
+    [
+        pytest.param(0.9 * DAY, 0.9 * DAY, "keep", id="within a day"),
+        pytest.param(1.1 * DAY, 1.1 * DAY, "retire", id="after a day"),
+        pytest.param(20 * DAY, 0.9 * DAY, "keep", id="after a day by a clock that is ahead"),
+        pytest.param(1.1 * DAY, None, "keep", id="after a day in which not all trusted the new one"),
+    ],
+)
+def test_the_old_authority_leaves_a_day_after_the_new_one_signs(
+    since_issue: timedelta, since_trust: timedelta | None, action: Action
+) -> None:
+    now = BEGIN + AUTHORITY_DUE + since_issue
+
+    step = decided(promoted(), now, trusted_since=now - since_trust if since_trust else None)
+
+    assert step.action == action
+
+
+@pytest.mark.parametrize(
+    ("chain", "later", "overrules"),
+    [
+        pytest.param(fresh, DAY, False, id="kept"),
+        pytest.param(fresh, 276 * DAY, False, id="renewed in time"),
+        pytest.param(fresh, 366 * DAY, True, id="renewed too late"),
+        pytest.param(fresh, -DAY, True, id="an authority from the future"),
+        pytest.param(for_another_name, DAY, True, id="for other names"),
+        pytest.param(prepared, -DAY, True, id="a next authority from the future"),
+        pytest.param(prepared, 3650 * DAY, True, id="promoted because the authority has ended"),
+        pytest.param(lambda: None, DAY, False, id="nothing stored"),
+    ],
+)
+def test_a_step_overrules_where_whoever_stored_the_chain_must_have_found_it_good(
+    chain: Callable[[], Chain | None], later: timedelta, *, overrules: bool
+) -> None:
+    step = decided(chain(), BEGIN + later)
+
+    assert step.overrules is overrules
+
+
+def test_an_authority_of_a_replica_whose_clock_is_ahead_stays_trusted() -> None:
+    ahead = a_chain(BEGIN + 400 * DAY)
+
+    step = decided(ahead, BEGIN, configured=ahead.trusted)
+
+    assert (step.action, step.others) == ("start", (ahead.authority.certificate,))
+
+
+def test_a_secret_that_is_emptied_again_and_again_does_not_grow_for_ever() -> None:
+    chain = fresh()
+    for _ in range(12):
+        step = decided(None, BEGIN, earlier=chain, configured=chain.trusted)
+        chain = after(step.base, "prepare", BEGIN)
+
+    assert len(chain.trusted) == 10
+    assert chain.server.certificate.issuer == chain.authority.certificate.subject
+
+
+def with_two_lists_of_names(chain: Chain) -> Chain:
+    model = chain.server.certificate
+    names = model.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    builder = x509.CertificateBuilder(
+        model.issuer, model.subject, model.public_key(), 7, model.not_valid_before_utc, model.not_valid_after_utc
+    )
+    # No builder adds an extension twice: 2.5.29.99 is made 2.5.29.17 afterwards.
+    other = x509.UnrecognizedExtension(x509.ObjectIdentifier("2.5.29.99"), names.public_bytes())
+    signed = builder.add_extension(names, critical=False).add_extension(other, critical=False)
+    der = signed.sign(chain.authority.key, SHA256()).public_bytes(Encoding.DER)
+    certificate = x509.load_der_x509_certificate(der.replace(b"\x55\x1d\x63", b"\x55\x1d\x11"))
+    return replace(chain, server=Pair(certificate, chain.server.key))
+
+
+def test_a_certificate_whose_names_cannot_be_read_is_replaced() -> None:
+    step = decided(with_two_lists_of_names(fresh()), BEGIN + DAY)
+
+    assert step.action == "renew"
 
 
 def test_a_certificate_that_lasts_as_long_as_its_authority_is_not_renewed_again_and_again() -> None:

@@ -135,6 +135,42 @@ async def test_an_expired_certificate_is_reported_with_the_remedy(folder: Folder
         assert told.reported.endswith("renew it")
 
 
+def shifted_to(moment: datetime) -> Callable[[], datetime]:
+    """A clock that reaches the moment in half a second."""
+    offset = moment - datetime.now(UTC) - timedelta(seconds=0.5)
+    return lambda: datetime.now(UTC) + offset
+
+
+async def test_a_certificate_that_expires_is_told_of_and_logged_at_once(
+    folder: Folder, caplog: pytest.LogCaptureFixture
+) -> None:
+    live, chain = LiveContext(), a_chain()
+    folder.hold_chain(chain)
+    async with kept(folder.path, live, now=shifted_to(chain.server.certificate.not_valid_after_utc)) as told:
+        await told.until(lambda: told.reported == "")
+        await told.until(lambda: "expired at" in told.reported)
+
+    assert sum("expired at" in message for message in caplog.messages) == 1
+
+
+async def test_a_certificate_that_is_not_valid_yet_is_reported_until_it_is(folder: Folder) -> None:
+    live, chain = LiveContext(), a_chain()
+    folder.hold_chain(chain)
+    async with kept(folder.path, live, now=shifted_to(chain.server.certificate.not_valid_before_utc)) as told:
+        await told.until(lambda: "tls.crt is not valid before" in told.reported)
+        await told.until(lambda: told.reported == "")
+
+
+async def test_a_broken_renewal_does_not_hide_that_the_last_good_one_has_expired(folder: Folder) -> None:
+    live, chain = LiveContext(), a_chain()
+    folder.hold_chain(chain)
+    async with kept(folder.path, live, now=shifted_to(chain.server.certificate.not_valid_after_utc)) as told:
+        await told.until(lambda: told.reported == "")
+        folder.hold(b"", b"")
+
+        await told.until(lambda: "no PEM" in told.reported and "the last good one expired at" in told.reported)
+
+
 async def test_plain_files_that_change_one_after_the_other_are_taken(tmp_path: Path) -> None:
     live, first, second = LiveContext(), a_chain(), a_chain()
     (tmp_path / "tls.crt").write_bytes(first.server.certificate_pem)
