@@ -5,8 +5,10 @@ manifests. The rounds alternate, so that a noisy moment meets both.
 """
 
 import argparse
+import asyncio
 import contextlib
 import json
+import os
 import re
 import shutil
 import ssl
@@ -21,10 +23,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.measuring import Row, machine, resident_mib, table
+from tests.tasuki.kube.api_server import NODES
+from tests.webhooks.certificates.api_server import HOOKS, SECRET, AdmissionApiServer
 
 _POLICY: Final = Path(__file__).parents[1] / "manifests" / "webhooks" / "base" / "policy.yaml"
 _BODY_BYTES: Final = 5_000
 _MEMORY_REVIEWS: Final = 100_000
+_NODES: Final = 5_000
 # Where the client writes another number into each pod, if each is to be another.
 _NUMBER: Final = "@@@@@@@@@@"
 _UNITS_MS: Final = {"us": 0.001, "ms": 1.0, "s": 1000.0}
@@ -244,6 +249,49 @@ def memory(content: bytes, folder: Path) -> Row:
     )  # fmt: skip
 
 
+def a_node(number: int) -> dict[str, Any]:
+    """A node of some 12 kB, most of it the names of images."""
+    images = [{"names": [f"registry.example/team-{number % 40}/image-{i}@sha256:{'0' * 64}"] * 2} for i in range(40)]
+    labels = {f"example.com/label-{i}": f"value-{i}" for i in range(30)} | {"kubernetes.io/hostname": f"node-{number}"}
+    return {
+        "metadata": {"labels": labels},
+        "spec": {"taints": [{"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"}]},
+        "status": {
+            "capacity": {"cpu": "64", "memory": "1Ti", "nvidia.com/gpu": "8"},
+            "nodeInfo": {"kubeletVersion": "v1.36.1"},
+            "images": images,
+        },
+    }
+
+
+async def watching(folder: Path) -> Row:
+    """Resident memory of the process as it is shipped, with all of a large cluster's nodes."""
+    api = AdmissionApiServer()
+    await api.put_secret()
+    await api.put_configurations()
+    for number in range(_NODES):
+        await api.put(NODES, f"node-{number}", **a_node(number))
+    await api.start()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tasuki.cli", "webhooks", "--policy", str(_POLICY), "--tls-secret", SECRET,
+        "--webhook-configuration", HOOKS, "--listen", "127.0.0.1:0", "--metrics-address", "127.0.0.1:0",
+        "--log-level", "debug",
+        stderr=asyncio.subprocess.PIPE, env={**os.environ, "KUBECONFIG": api.kubeconfig(folder)},
+    )  # fmt: skip
+    assert process.stderr is not None
+    try:
+        async with asyncio.timeout(60):
+            while f"nodes indexed nodes={_NODES}" not in (await process.stderr.readline()).decode():
+                pass
+        await asyncio.sleep(3)
+        resident = resident_mib(process.pid)
+    finally:
+        process.terminate()
+        await process.communicate()
+        await api.stop()
+    return Row(f"resident memory, watching {_NODES:,} nodes", f"{resident:.0f} MiB", "< 128 MiB", resident < 128)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.webhooks", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="of each measurement, after one that warms up (5)")
@@ -263,6 +311,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             *compared("CPU pods, each another", cpu, folder, asked, numbered=True),
         ]
         rows.append(memory(gpu, folder))
+        rows.append(asyncio.run(watching(folder)))
     print(table(rows))
     return 0 if all(row.met for row in rows) else 1
 

@@ -6,6 +6,7 @@ import copy
 import gc
 import json
 import socket
+import struct
 import sys
 import weakref
 from collections.abc import AsyncIterator
@@ -280,6 +281,8 @@ async def test_a_broken_connection_is_not_kept(service: Service) -> None:
     await client.review(pod())
     [connection] = [weakref.ref(each) for each in service.server.connections]
 
+    # Without linger a socket is closed by a reset, which is what makes a connection broken.
+    socket_of(client).setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     client.writer.transport.abort()
     async with asyncio.timeout(5):
         while service.server.connections:
@@ -288,6 +291,11 @@ async def test_a_broken_connection_is_not_kept(service: Service) -> None:
     gc.collect()
 
     assert connection() is None
+
+
+def socket_of(client: Client) -> socket.socket:
+    found: socket.socket = client.writer.get_extra_info("socket")
+    return found
 
 
 async def test_many_reviews_share_a_connection(service: Service, client: Client) -> None:
