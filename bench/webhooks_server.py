@@ -9,6 +9,7 @@ from typing import Final
 import uvloop
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from webhooks.application import Application, AsgiScope, Receive, Send
 from webhooks.certificates.issuing import Times
 from webhooks.certificates.live import LiveContext
 from webhooks.certificates.minting import Mint
@@ -17,7 +18,7 @@ from webhooks.metrics import Metrics
 from webhooks.nodes import NodeFacts, Taint
 from webhooks.policy.model import Policy
 from webhooks.policy.reading import read_policy
-from webhooks.server import Application, AsgiScope, Receive, ReviewServer, Send
+from webhooks.server import ReviewServer
 from webhooks.world import World
 
 _NODES: Final = 5_000

@@ -6,10 +6,10 @@ import logging
 import os
 import random
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import uvloop
 
@@ -21,6 +21,7 @@ from tasuki.process.document import ConfigError
 from tasuki.process.http import OperatorServer
 from tasuki.process.readiness import Readiness
 from tasuki.process.running import Heartbeat, run_until_stopped
+from webhooks.application import Application
 from webhooks.catalogue import read_catalogue
 from webhooks.catalogue_source import CatalogueSource
 from webhooks.certificates.bundle import Configuration
@@ -33,7 +34,7 @@ from webhooks.metrics import Metrics
 from webhooks.policy.model import Policy
 from webhooks.policy.reading import read_policy
 from webhooks.policy_source import PolicySource
-from webhooks.server import Application, ReviewServer
+from webhooks.server import ReviewServer
 from webhooks.settings import DEFAULT_NAMESPACE, Settings, read
 from webhooks.trial import TrialError, try_pods
 from webhooks.world import World
@@ -108,19 +109,16 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
                 stack.enter_context(
                     OperatorServer(settings.metrics_address, metrics.registry, readiness, heartbeat.alive)
                 )
+            loops = [
+                heartbeat.beat,
+                world.run,
+                certificate.run,
+                _policy(settings, world, metrics, readiness).run,
+                _catalogue(settings, world, readiness).run,
+                *_watches(kube, world, metrics, readiness),
+            ]
             async with asyncio.TaskGroup() as group:
-                background = [
-                    group.create_task(heartbeat.beat()),
-                    group.create_task(world.run()),
-                    group.create_task(certificate.run()),
-                    group.create_task(_policy(settings, world, metrics, readiness).run()),
-                    group.create_task(_catalogue(settings, world, readiness).run()),
-                ]
-                if kube is not None:
-                    watch = ClusterWatch(kube, world.use_cluster, _watched(metrics, readiness), _uniform)
-                    background.append(group.create_task(watch.run()))
-                else:
-                    readiness.note("cluster", "no API server is configured: nodes and priority classes are not known")
+                background = [group.create_task(loop()) for loop in loops]
                 serving = group.create_task(server.run())
                 readiness.met(SERVING)
                 # What is here now stays; a collection that walked it all would hold reviews up.
@@ -137,6 +135,16 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
     finally:
         if kube is not None:
             await kube.close()
+
+
+def _watches(
+    kube: Kube | None, world: World, metrics: Metrics, readiness: Readiness
+) -> Iterator[Callable[[], Coroutine[Any, Any, None]]]:
+    """What follows the cluster, if there is one."""
+    if kube is None:
+        readiness.note("cluster", "no API server is configured: nodes and priority classes are not known")
+    else:
+        yield ClusterWatch(kube, world.use_cluster, _watched(metrics, readiness), _uniform).run
 
 
 def _live(settings: Settings) -> LiveContext:

@@ -16,14 +16,16 @@ import jsonpatch
 import pytest
 
 from tests.webhook_builders import Json, assert_valid, container, pod
-from tests.webhooks.https import Client, Tls, admission_review, connect
+from tests.webhooks.https import NAME, Client, Tls, admission_review, connect
 from webhooks import __main__ as main_module
+from webhooks import application as application_module
 from webhooks import server as server_module
+from webhooks.application import Application
 from webhooks.metrics import Metrics
 from webhooks.pod import Pod
 from webhooks.policy.model import Cache, Policy
 from webhooks.scene import Change, Scene
-from webhooks.server import Application, ReviewServer
+from webhooks.server import ReviewServer
 from webhooks.world import World
 
 POLICY = Policy(cache=Cache(url="http://cache.example"), exempt_namespaces=("ops-*",))
@@ -154,6 +156,7 @@ async def test_mirrors_of_static_pods_are_left_alone(service: Service, client: C
 
     assert mirrored == {"uid": mirrored["uid"], "allowed": True}
     assert pretended["patch"]
+    assert service.counted("mutate", "exempt") == 1
 
 
 async def test_a_refusal_says_what_to_write(service: Service, client: Client) -> None:
@@ -322,7 +325,7 @@ async def test_a_defect_of_ours_is_counted_and_left_to_the_failure_policy(
     def broken(_: Pod, __: Scene) -> Change:
         raise KeyError("a secret")
 
-    monkeypatch.setitem(server_module._PATHS, "/mutate", ("mutate", (("broken", broken),)))
+    monkeypatch.setitem(application_module.PATHS, "/mutate", ("mutate", (("broken", broken),)))
 
     status, _, text = await client.ask("/mutate", json.dumps(admission_review(pod())).encode())
 
@@ -411,7 +414,7 @@ async def test_pods_of_one_template_are_decided_once_until_something_changes(
         decided.append(where.namespace)
         return Change(warnings=("seen",))
 
-    monkeypatch.setitem(server_module._PATHS, "/mutate", ("mutate", (("counting", counting),)))
+    monkeypatch.setitem(application_module.PATHS, "/mutate", ("mutate", (("counting", counting),)))
     for namespace in ("research", "research", "elsewhere"):
         response = await client.review(pod(), namespace=namespace)
         assert response["warnings"] == ["seen"]
@@ -447,7 +450,7 @@ async def test_endless_headers_end_the_connection(service: Service) -> None:
 async def test_bodies_that_wait_for_their_end_are_bounded_together(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server_module, "_MOST_HELD_BYTES", 150_000)
+    monkeypatch.setattr(application_module, "_MOST_HELD_BYTES", 150_000)
     waiting = [await service.client() for _ in range(3)]
     for client in waiting:
         client.begin("/mutate", 1_000_000)
@@ -486,16 +489,21 @@ async def test_connections_are_bounded(service: Service, monkeypatch: pytest.Mon
 async def test_both_families_are_served_where_there_are_both(tls: Tls) -> None:
     if not socket.has_dualstack_ipv6():
         pytest.skip("this system has no dual-stack sockets")
-    server = ReviewServer(Application(World("tasuki-system"), Metrics()), ("::", 0), tls.live.context)
+    world = World("tasuki-system")
+    world.use_policy(POLICY)
+    server = ReviewServer(Application(world, Metrics()), ("::", 0), tls.live.context)
     running = asyncio.ensure_future(server.run())
-
+    answers = []
     for host in ("127.0.0.1", "::1"):
-        await asyncio.sleep(0.05)
-        _, writer = await asyncio.open_connection(host, server.port)
-        writer.close()
+        reader, writer = await asyncio.open_connection(host, server.port, ssl=tls.client, server_hostname=NAME)
+        client = Client(reader, writer)
+        answers.append((await client.review(pod()))["allowed"])
+        client.close()
 
     server.stop()
     await running
+
+    assert answers == [True, True]
 
 
 async def test_a_path_cannot_forge_a_line_of_the_log(client: Client, caplog: pytest.LogCaptureFixture) -> None:
