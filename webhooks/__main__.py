@@ -98,7 +98,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
     heartbeat = Heartbeat()
     kube = await connect(settings.kube_api)
     namespace = settings.namespace or (kube.namespace if kube else DEFAULT_NAMESPACE)
-    world = World(namespace)
+    world = World(namespace, lambda problem: readiness.note("priority classes", problem))
     live = _live(settings)
     metrics.certificate_expiry.set_function(lambda: live.expires.timestamp() if live.expires else 0.0)
     try:

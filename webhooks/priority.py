@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from tasuki.kube.names import GPU_SHARING, GPU_SLICE
+from tasuki.kube.names import GPU_SHARING, GPU_SLICE, VACCEL
 from webhooks.cluster import PriorityClass
 from webhooks.patch import Operations, add, remove
 from webhooks.pod import Pod, annotation, is_of_daemon_set, places, requested
@@ -91,6 +91,14 @@ class TeamClasses:
         return self.of_every_namespace and pod.is_system
 
 
+def missing_classes(policy: Policy, classes: Classes) -> tuple[str, ...]:
+    """The classes that the policy names and the cluster lacks, sorted."""
+    named = {name for team in policy.teams for name in (team.default_priority_class, team.maximum_priority_class)}
+    if policy.cpu_only is not None:
+        named.add(policy.cpu_only.priority_class)
+    return tuple(sorted(name for name in named if name and name not in classes))
+
+
 def team_classes(scene: Scene, classes: Classes) -> TeamClasses | None:
     """None if the namespace has no team, or one without classes."""
     team = rule_for(scene.policy.teams, scene.namespace, scene.namespace_labels)
@@ -123,6 +131,9 @@ def is_cpu_only(pod: Pod, scene: Scene) -> bool:
 def _uses_accelerator(pod: Pod, policy: Policy) -> bool:
     # What a claim (DRA) is for, the pod does not say: take it for an accelerator.
     if pod.spec.resource_claims or any(annotation(pod, name) for name in (GPU_SHARING, GPU_SLICE)):
+        return True
+    # Its virtual machine uses the node's accelerators, for which there is nothing to request.
+    if policy.vaccel is not None and policy.vaccel.sandbox is not None and annotation(pod, VACCEL) == "sandbox":
         return True
     # Neither ephemeral containers nor pods as a whole can request extended resources.
     return any(

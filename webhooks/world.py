@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
@@ -10,6 +11,7 @@ from webhooks.cluster import Cluster
 from webhooks.node_index import index_nodes
 from webhooks.nodes import AcceleratorNodes
 from webhooks.policy.model import Policy, any_match
+from webhooks.priority import missing_classes
 from webhooks.scene import Scene
 
 log: Final = logging.getLogger(__name__)
@@ -26,12 +28,15 @@ class World:
 
     Args:
         own_namespace: That of the webhooks themselves, whose pods are never touched.
+        report: Told what the policy names and the cluster lacks, "" when it lacks nothing.
 
     Attributes:
         generation: Another number whenever scenes may differ from before.
     """
 
-    def __init__(self, own_namespace: str) -> None:
+    def __init__(self, own_namespace: str, report: Callable[[str], None] = lambda _: None) -> None:
+        self._report: Final = report
+        self._missing: tuple[str, ...] = ()
         self._exempt: Final = frozenset((*NEVER_TOUCHED, own_namespace))
         self._policy: Policy | None = None
         self._cluster = Cluster()
@@ -75,6 +80,15 @@ class World:
     def _renew(self) -> None:
         self._scenes = {}
         self.generation += 1
+        if self._policy is None or self._cluster.priority_classes is None:
+            return
+        missing = missing_classes(self._policy, self._cluster.priority_classes)
+        if missing != self._missing:
+            self._missing = missing
+            names = ", ".join(missing)
+            if missing:
+                log.warning("the policy names priority classes that the cluster lacks missing=%s", names)
+            self._report(f"the cluster lacks {names}, which the policy names; apply or correct them" if missing else "")
 
     def scene(self, namespace: str) -> Scene | None:
         """Where a pod of the namespace arrives; None if its pods are left alone.

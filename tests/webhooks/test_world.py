@@ -6,10 +6,11 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
+from tests.webhook_builders import priority_classes
 from webhooks.catalogue import Catalogue
-from webhooks.cluster import Cluster
+from webhooks.cluster import Cluster, PriorityClass
 from webhooks.nodes import NodeFacts
-from webhooks.policy.model import Accelerators, Policy
+from webhooks.policy.model import Accelerators, CpuOnly, Policy, Team
 from webhooks.scene import Scene
 from webhooks.world import World
 
@@ -101,3 +102,14 @@ def test_what_does_not_change_is_the_same_scene() -> None:
 def test_without_a_policy_there_is_no_scene() -> None:
     with pytest.raises(RuntimeError, match="policy"):
         World("tasuki-system").scene("research")
+
+
+def test_classes_that_the_cluster_lacks_are_told_of_until_they_come() -> None:
+    told: list[str] = []
+    world = World("tasuki-system", told.append)
+    world.use_policy(Policy(cpu_only=CpuOnly(priority_class="low"), teams=(Team(maximum_priority_class="hihg"),)))
+    world.use_cluster(Cluster(priority_classes={"low": PriorityClass(name="low", value=-10)}))
+    world.use_cluster(Cluster(priority_classes=priority_classes(low=-10)))
+    world.use_policy(Policy(cpu_only=CpuOnly(priority_class="low")))
+
+    assert told == ["the cluster lacks hihg, which the policy names; apply or correct them", ""]

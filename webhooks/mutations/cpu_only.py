@@ -33,6 +33,8 @@ def _is_lower(low: PriorityClass, former: Standing, scene: Scene, classes: Class
     team = team_classes(scene, classes)
     if team is None:
         return low.value < former.value
+    if former.chosen and team.forbids(former.value):
+        return False  # whether a pod asks for too much is not to depend on where it could land: its team refuses it
     given = None if former.chosen else team.given(former)
     return low.value < (given or former).value and not team.forbids(low.value)
 

@@ -10,7 +10,7 @@ from tests.webhook_builders import Admitted, Json, admit, container, pod, scene
 from tests.webhooks.priority_admission import CPU, OPEN_NODES, admit_priority, cluster_of, pods_in, scenes
 from webhooks.cluster import Cluster
 from webhooks.mutations.cpu_only import cpu_only
-from webhooks.policy.model import CpuOnly, Policy, Team
+from webhooks.policy.model import CpuOnly, Policy, Team, Vaccel, VaccelSandbox
 from webhooks.scene import NOTHING, Scene
 
 CLASSES = {CPU: -10, "urgent": 100, "idle": -50}
@@ -70,6 +70,18 @@ def test_an_annotation_with_which_nothing_is_requested_does_not_spare_a_pod(way:
     admitted = lowered(pod(annotations={"tasuki.dev/vaccel": way}), where())
 
     assert priority(admitted) == (CPU, -10, "Never")
+
+
+def test_a_sandbox_uses_what_nothing_can_be_requested_for() -> None:
+    place = where(Policy(cpu_only=CpuOnly(), vaccel=Vaccel(sandbox=VaccelSandbox())))
+
+    assert lowered(pod(annotations={"tasuki.dev/vaccel": "sandbox"}), place).operations == []
+
+
+def test_who_asks_for_too_much_is_left_to_the_team_to_refuse() -> None:
+    place = where(Policy(cpu_only=CpuOnly(), teams=(Team(namespaces=("research",), maximum_priority_class="idle"),)))
+
+    assert lowered(pod(priorityClassName="urgent"), place).operations == []
 
 
 def test_a_class_that_the_user_chose_is_replaced_with_a_warning() -> None:
