@@ -13,7 +13,7 @@ from tests.webhook_builders import assert_valid, container, pod, scene
 from webhooks.mutations.protection_findings import findings
 from webhooks.mutations.tolerations import tolerations
 from webhooks.patch import plain
-from webhooks.pod import Pod
+from webhooks.pod import Pod, is_of_daemon_set
 from webhooks.policy.model import Policy as TasukiPolicy
 
 Json = dict[str, Any]
@@ -212,6 +212,27 @@ def test_pods_of_daemon_sets_keep_their_class(policy: Callable[[str], Policy]) -
     ]
 
     assert policy("tasuki-priority").mutated(asked, CPU_ONLY) == asked
+
+
+@pytest.mark.parametrize(
+    "controller",
+    [
+        pytest.param({}, id="no controller"),
+        pytest.param({"controller": False}, id="expressly no controller"),
+    ],
+)
+def test_a_daemon_set_that_does_not_control_a_pod_does_not_count(
+    policy: Callable[[str], Policy], controller: Mapping[str, bool]
+) -> None:
+    asked = admitted("node-agents", 500)
+    asked["metadata"]["ownerReferences"] = [
+        {"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "agent", "uid": "1", **controller}
+    ]
+
+    changed = policy("tasuki-priority").mutated(asked, CPU_ONLY)
+
+    assert changed["spec"]["priorityClassName"] == "low"
+    assert not is_of_daemon_set(msgspec.convert(asked, Pod))
 
 
 def test_a_pod_without_a_number_gets_the_class_alone(policy: Callable[[str], Policy]) -> None:

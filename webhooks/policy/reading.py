@@ -1,4 +1,4 @@
-"""The policy file, read against its model: its problems are told at once, with line, path, value and remedy."""
+"""The policy file, read against its model: its problems are told together, with line, path, value and remedy."""
 
 import re
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ def read_policy(content: bytes) -> Policy:
     """The policy that a file describes; an empty file is all defaults.
 
     Raises:
-        ConfigError: With a sentence for each problem.
+        ConfigError: With its problems, of many only the first.
     """
     root = document.read(content)
     return Policy() if root.value is None else _section(Policy, root, "")

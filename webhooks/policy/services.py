@@ -59,7 +59,7 @@ class Modules(Section, frozen=True, kw_only=True):
 
     Attributes:
         volumes: Mounted read-only into every container that loads modules.
-        lmod: The folder of Lmod in the container, which has init/bash and libexec/lmod.
+        lmod: The folder of Lmod in the container, which has init/bash.
         module_path: MODULEPATH.
         delivery: How the variables reach a container: `file` by fileKeyRef, `wrapper` by a command wrapper, `shell`
             by BASH_ENV; `auto` takes the first that the cluster and the container allow.
