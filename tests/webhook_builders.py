@@ -10,7 +10,8 @@ import kubernetes_validate
 import msgspec
 
 from webhooks.cluster import Cluster, PriorityClass
-from webhooks.nodes import AcceleratorNodes
+from webhooks.node_index import index_nodes
+from webhooks.nodes import AcceleratorNodes, NodeFacts
 from webhooks.patch import plain
 from webhooks.pod import Pod
 from webhooks.policy.model import Policy
@@ -73,6 +74,32 @@ def scene(
         namespace_labels=labels or {},
         nodes=nodes,
     )
+
+
+def without_accelerators(kubelet: tuple[int, int]) -> AcceleratorNodes:
+    """A cluster of one node, with a kubelet of this version and no accelerator."""
+    plain_node = NodeFacts(name="node", labels={}, taints=(), resources=frozenset(), kubelet_version=kubelet)
+    return index_nodes([plain_node], Policy())
+
+
+def admission_review(pod: Any, **changes: Any) -> Json:
+    """With the keys that a live API server 1.36 sends; `changes` are to its request."""
+    asked: Json = {
+        "uid": "9f0d3b1c-0000-4000-8000-000000000001",
+        "kind": {"group": "", "version": "v1", "kind": "Pod"},
+        "resource": {"group": "", "version": "v1", "resource": "pods"},
+        "requestKind": {"group": "", "version": "v1", "kind": "Pod"},
+        "requestResource": {"group": "", "version": "v1", "resource": "pods"},
+        "name": "example",
+        "namespace": "research",
+        "operation": "CREATE",
+        "userInfo": {"username": "kubernetes-admin", "groups": ["system:authenticated"]},
+        "object": pod,
+        "oldObject": None,
+        "dryRun": False,
+        "options": {"kind": "CreateOptions", "apiVersion": "meta.k8s.io/v1"},
+    }
+    return {"kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "request": asked | changes}
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from tasuki.kube.errors import KubeError, UnavailableError
 from tasuki.kube.watching import DEFAULT_WATCH_TIMES, WatchTimes
 from webhooks.cluster import Cluster, PriorityClass
 from webhooks.nodes import NodeFacts, Taint
+from webhooks.pod import is_extended
 
 S = TypeVar("S", bound=HasMetadata)
 T = TypeVar("T")
@@ -242,7 +243,7 @@ class _PriorityClass(msgspec.Struct, frozen=True, rename="camel"):
 def _node_facts(node: _Node) -> NodeFacts:
     kubelet = _VERSION.match(node.status.node_info.kubelet_version)
     amounts = [*node.status.capacity.items(), *node.status.allocatable.items()]
-    extended = [(sys.intern(name), amount) for name, amount in amounts if _is_extended(name)]
+    extended = [(sys.intern(name), amount) for name, amount in amounts if is_extended(name)]
     resources = frozenset(name for name, amount in extended if amount != "0")
     return NodeFacts(
         name=node.metadata.name,
@@ -257,11 +258,6 @@ def _node_facts(node: _Node) -> NodeFacts:
 def _labels(found: _Node | _Namespace) -> Mapping[str, str]:
     # Thousands of nodes have the same few words in their labels.
     return {sys.intern(key): sys.intern(value) for key, value in found.metadata.labels.items()}
-
-
-def _is_extended(resource: str) -> bool:
-    """As kubernetes, pkg/apis/core/v1/helper, IsExtendedResourceName."""
-    return "/" in resource and "kubernetes.io/" not in resource and not resource.startswith("requests.")
 
 
 def _priority_class(found: _PriorityClass) -> PriorityClass:

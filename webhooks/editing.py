@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from webhooks.patch import Operation, Operations, add, append, covers, plain, replace, set_keys
-from webhooks.pod import EnvVar, Place, Pod, Requirement, Toleration, Volume, VolumeMount
+from webhooks.pod import EnvVar, Place, Pod, Requirement, Resources, Toleration, Volume, VolumeMount
 
 _EQUAL: Final = frozenset({"", "Equal"})
 
@@ -43,6 +43,16 @@ def add_missing_env(place: Place, wanted: Iterable[EnvVar]) -> Operations:
     """Add only variables that the container does not set itself."""
     there = {variable.name for variable in place.container.env}
     return append(f"{place.path}/env", place.container.env, [each for each in wanted if each.name not in there])
+
+
+def request_one(place: Place, resource: str) -> Operations:
+    """Once as request and once as limit, which must be equal for an extended resource."""
+    there = place.container.resources
+    one = {resource: "1"}
+    path = f"{place.path}/resources"
+    if there == Resources():
+        return (add(path, {"limits": one, "requests": one}),)
+    return (*set_keys(f"{path}/limits", there.limits, one), *set_keys(f"{path}/requests", there.requests, one))
 
 
 def add_mounts(place: Place, wanted: Iterable[VolumeMount]) -> Operations:
@@ -112,13 +122,6 @@ def set_annotations(pod: Pod, wanted: Mapping[str, str]) -> Operations:
 
 def set_node_selector(pod: Pod, wanted: Mapping[str, str]) -> Operations:
     return set_keys("/spec/nodeSelector", pod.spec.node_selector, wanted)
-
-
-def require_labels(pod: Pod, wanted: Mapping[str, Sequence[str]]) -> Operations:
-    """Let the pod run only on nodes where each of these labels has one of its values."""
-    return require(
-        pod, [Requirement(key=key, operator="In", values=tuple(sorted(values))) for key, values in wanted.items()]
-    )
 
 
 def require(pod: Pod, wanted: Iterable[Requirement]) -> Operations:

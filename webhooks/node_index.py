@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache, lru_cache, partial
 from typing import Final
 
-from webhooks.nodes import AcceleratorNodes, NodeFacts, Taint, tolerated
+from webhooks.nodes import PASSING_TAINTS, AcceleratorNodes, NodeFacts, Taint, tolerated
 from webhooks.pod import WINDOWS, NodeSelector, Pod, Requirement, SelectorTerm, Toleration
 from webhooks.policy.model import OTHER_MAKERS, Glob, Policy, accelerators_among, any_match, label_matches
 
@@ -16,10 +16,6 @@ _Nodes = int
 
 # What keeps a pod away from a node rather than only making it look for another first.
 _HARD: Final = frozenset({"NoSchedule", "NoExecute"})
-# Conditions of the moment (not ready, cordoned, not initialized) with which a node comes, goes and is repaired: a pod
-# that waits lands when they are over, and what admission decides holds for the whole life of the pod.
-# https://kubernetes.io/docs/reference/labels-annotations-taints/
-_PASSING: Final = ("node.kubernetes.io/", "node.cloudprovider.kubernetes.io/")
 
 # Each kubelet gives it to its node, from the system that it was built for.
 _OS: Final = "kubernetes.io/os"
@@ -159,7 +155,11 @@ class NodeIndex:
         return self._taints.get(resource, ())
 
     def could_land(self, pod: Pod) -> bool:
-        """See `AcceleratorNodes`. Taints of passing conditions keep no pod away."""
+        """See `AcceleratorNodes`.
+
+        Taints of passing conditions keep no pod away: one that waits lands when they are over, and what admission
+        decides holds for the whole life of the pod.
+        """
         spec = pod.spec
         if spec.node_name:
             # The pod goes past the scheduler, and with it past taints and affinity.
@@ -276,7 +276,7 @@ def _with_hard_taint(nodes: Sequence[NodeFacts]) -> Mapping[Taint, _Nodes]:
     found: dict[Taint, _Nodes] = {}
     for index, node in enumerate(nodes):
         for taint in node.taints:
-            if taint.effect in _HARD and not taint.key.startswith(_PASSING):
+            if taint.effect in _HARD and not taint.key.startswith(PASSING_TAINTS):
                 found[taint] = found.get(taint, 0) | 1 << index
     return found
 

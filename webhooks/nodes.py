@@ -2,9 +2,13 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from webhooks.pod import Pod, Toleration
+
+# Conditions of the moment (not ready, cordoned, not initialized) with which a node comes, goes and is repaired.
+# https://kubernetes.io/docs/reference/labels-annotations-taints/
+PASSING_TAINTS: Final = ("node.kubernetes.io/", "node.cloudprovider.kubernetes.io/")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -60,7 +64,10 @@ class AcceleratorNodes(Protocol):
         """The taints of the nodes that offer `resource`, or did or will, sorted, each once."""
 
     def could_land(self, pod: Pod) -> bool:
-        """Whether the pod's tolerations, node selector and required node affinity admit it to one of the nodes."""
+        """Whether the pod could run on one of the nodes.
+
+        By its `nodeName`, or else by its tolerations, node selector and required node affinity; and by its `os`.
+        """
 
 
 def tolerated(tolerations: Iterable[Toleration], taints: Iterable[Taint]) -> Sequence[Taint]:

@@ -27,7 +27,6 @@ class _Part(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defa
 
 class OwnerReference(_Part, frozen=True, kw_only=True):
     kind: str = ""
-    name: str = ""
     controller: bool = False
 
 
@@ -88,7 +87,6 @@ class SecurityContext(_Part, frozen=True, kw_only=True):
     seccomp_profile: Json | None = None
     se_linux_options: Json | None = None
     app_armor_profile: Json | None = None
-    proc_mount: str = ""
 
 
 class Container(_Part, frozen=True, kw_only=True):
@@ -102,7 +100,6 @@ class Container(_Part, frozen=True, kw_only=True):
     resources: Resources = Resources()
     restart_policy: str = ""
     volume_mounts: tuple[VolumeMount, ...] = ()
-    volume_devices: tuple[Json, ...] = ()
     security_context: SecurityContext = SecurityContext()
 
 
@@ -121,7 +118,6 @@ class Volume(_Part, frozen=True, kw_only=True):
     image: Json | None = None
     csi: Json | None = None
     persistent_volume_claim: Json | None = None
-    config_map: Json | None = None
     nfs: Json | None = None
 
 
@@ -164,12 +160,6 @@ class Affinity(_Part, frozen=True, kw_only=True):
     node_affinity: NodeAffinity | None = None
 
 
-class PodSecurityContext(_Part, frozen=True, kw_only=True):
-    run_as_user: int | None = None
-    run_as_group: int | None = None
-    fs_group: int | None = None
-
-
 class PodOS(_Part, frozen=True, kw_only=True):
     """`name` is linux, windows, or empty where the pod does not say."""
 
@@ -194,10 +184,8 @@ class PodSpec(_Part, frozen=True, kw_only=True):
     preemption_policy: str = ""
     runtime_class_name: Subdomain = ""
     scheduler_name: str = ""
-    service_account_name: str = ""
     resources: Resources = Resources()
     resource_claims: tuple[Json, ...] = ()
-    security_context: PodSecurityContext = PodSecurityContext()
 
 
 class Pod(_Part, frozen=True, kw_only=True):
@@ -207,6 +195,7 @@ class Pod(_Part, frozen=True, kw_only=True):
 
 _NONE: Final[frozenset[str]] = frozenset()
 _ZERO: Final = ("0", 0)
+_DEFAULT_CONTAINER: Final = "kubectl.kubernetes.io/default-container"
 WINDOWS: Final = "windows"
 
 Kind = Literal["containers", "initContainers", "ephemeralContainers"]
@@ -244,8 +233,20 @@ def annotation(pod: Pod, name: str) -> str:
     return pod.metadata.annotations.get(name, "").strip()
 
 
+def default_container(pod: Pod) -> Place | None:
+    """The one that `kubectl logs` and `exec` take, which is the first where the annotation names none of them."""
+    regular = tuple(places(pod, "containers"))
+    wanted = annotation(pod, _DEFAULT_CONTAINER)
+    return next((place for place in regular if place.container.name == wanted), regular[0] if regular else None)
+
+
 def is_of_daemon_set(pod: Pod) -> bool:
     return any(owner.controller and owner.kind == "DaemonSet" for owner in pod.metadata.owner_references)
+
+
+def is_extended(resource: str) -> bool:
+    """As kubernetes, pkg/apis/core/v1/helper, IsExtendedResourceName."""
+    return "/" in resource and "kubernetes.io/" not in resource and not resource.startswith("requests.")
 
 
 def requested(container: Container) -> frozenset[str]:

@@ -34,7 +34,7 @@ MUTATIONS: Final[Stages] = (
     ("vaccel", vaccel),
     ("modules", modules),
     ("cache", cache),
-    ("chain", chains),
+    ("chains", chains),
     ("gpu-slice", gpu_slices),
     ("gpu-sharing", shared_nodes),
     ("tolerations", tolerations),
@@ -75,7 +75,7 @@ _NULL: Final = b"null"
 _pods: Final = msgspec.json.Decoder(Pod)
 
 
-def review(content: msgspec.Raw | bytes, scene: Scene, stages: Stages = MUTATIONS) -> Outcome:
+def review(content: bytes, scene: Scene, stages: Stages = MUTATIONS) -> Outcome:
     """Decide on a pod as the API server sent it."""
     try:
         pod, document = _read(content)
@@ -112,19 +112,19 @@ def _unreadable(error: Exception) -> Outcome:
     return Outcome(refusal=f"the pod cannot be admitted as it is written: {error}", refused_by="decoding")
 
 
-def _read(content: msgspec.Raw | bytes) -> tuple[Pod, Any]:
+def _read(content: bytes) -> tuple[Pod, Any]:
     """The pod, and the document that it was made from if that had to be made."""
     try:
         return _pods.decode(content), None
     except msgspec.ValidationError:
         # Nulls are all that a well-formed pod can have and we do not read.
-        if _NULL not in bytes(content):
+        if _NULL not in content:
             raise
         document = _document(content)
         return msgspec.convert(document, Pod), document
 
 
-def _document(content: msgspec.Raw | bytes) -> Any:
+def _document(content: bytes) -> Any:
     document = msgspec.json.decode(content)
     # Go leaves empty fields out, so that hardly any pod has a null, and looking for one is cheap.
-    return without_nulls(document) if _NULL in bytes(content) else document
+    return without_nulls(document) if _NULL in content else document

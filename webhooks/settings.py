@@ -170,7 +170,7 @@ def read(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
     given = arguments(parser, argv)
     try:
         found = fields(_OPTIONS, given, environ)
-        check_variables(environ, [option.variable for option in _OPTIONS], lambda name: name == "TASUKI_POD_NAME")
+        check_variables(environ, [option.variable for option in _OPTIONS], lambda _: False)
     except OptionError as error:
         parser.error(str(error))
     return Settings(**found)

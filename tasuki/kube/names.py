@@ -29,6 +29,10 @@ NVIDIA_DOMAIN: Final = "nvidia.com"
 NVIDIA_GPU: Final = "nvidia.com/gpu"
 NVIDIA_CONFIG_LABEL: Final = "nvidia.com/device-plugin.config"
 
+# The variables by which NVIDIA's runtime puts devices into a container, and by which CUDA uses some of those.
+NVIDIA_VISIBLE_DEVICES: Final = "NVIDIA_VISIBLE_DEVICES"
+CUDA_VISIBLE_DEVICES: Final = "CUDA_VISIBLE_DEVICES"
+
 # The node labels that gpu-feature-discovery writes begin with one of these.
 NVIDIA_MIG_PREFIX: Final = "nvidia.com/mig-"
 
@@ -42,6 +46,8 @@ NODE_FEATURE_PREFIX: Final = "tasuki-features-for-"
 # What a user may write on a pod; the webhooks act on it, and name the nearest of these for any other of our domain.
 GPU_SLICE: Final = f"{DOMAIN}/gpu-slice"
 GPU_SHARING: Final = f"{DOMAIN}/gpu-sharing"
+# The only value of GPU_SHARING.
+SHARED_NODE: Final = "shared-node"
 GPU_DEVICES: Final = f"{DOMAIN}/gpu-devices"
 MODULES: Final = f"{DOMAIN}/modules"
 MODULES_CONTAINERS: Final = f"{DOMAIN}/modules-containers"

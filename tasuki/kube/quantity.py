@@ -9,8 +9,8 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Final, Literal
 
-# `binary` is written 1536Mi, `decimal` 1500m and `exponent` 15e5.
-Notation = Literal["binary", "decimal", "exponent"]
+# `binary` is written 1536Mi and `decimal` 1500m.
+Notation = Literal["binary", "decimal"]
 
 _QUANTITY: Final = re.compile(r"([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+))(?:[eE]([+-]?[0-9]+)|([numkMGTPE]|[KMGTPE]i)?)")
 _DECIMAL: Final = ("n", "u", "m", "", "k", "M", "G", "T", "P", "E")
@@ -38,7 +38,7 @@ def parse(quantity: str | float) -> Fraction:
     Raises:
         QuantityError: It is not a quantity, or one beyond all that is ever counted.
     """
-    return _parsed(str(quantity))[0]
+    return _parsed(str(quantity))
 
 
 def milli(quantity: str | float) -> int:
@@ -46,23 +46,13 @@ def milli(quantity: str | float) -> int:
     return _away_from_zero(parse(quantity) * 1000)
 
 
-def canonical(quantity: str | float) -> str:
-    """The same amount in the same notation as the API server answers with it."""
-    return written(*_parsed(str(quantity)))
-
-
 def written(amount: Fraction, notation: Notation) -> str:
     """Without fraction and with the largest suffix; what binary suffixes cannot say, or is below 1024, is decimal."""
     if notation == "binary" and amount.denominator == 1 and abs(amount) >= 1024:
         number, power = _reduced(amount.numerator, 1024, 0, len(_BINARY) - 1)
         return f"{number}{_BINARY[power]}"
-    most = _LARGEST_EXPONENT if notation == "exponent" else len(_DECIMAL) - 4
-    number, power = _reduced(_away_from_zero(amount * _NANO), 1000, -3, most)
-    if number == 0:
-        return "0"
-    if notation == "exponent":
-        return f"{number}e{3 * power}" if power else f"{number}"
-    return f"{number}{_DECIMAL[power + 3]}"
+    number, power = _reduced(_away_from_zero(amount * _NANO), 1000, -3, len(_DECIMAL) - 4)
+    return f"{number}{_DECIMAL[power + 3]}" if number else "0"
 
 
 def _reduced(number: int, base: int, power: int, most: int) -> tuple[int, int]:
@@ -77,7 +67,7 @@ def _away_from_zero(amount: Fraction) -> int:
 
 
 @lru_cache(maxsize=4096)
-def _parsed(text: str) -> tuple[Fraction, Notation]:
+def _parsed(text: str) -> Fraction:
     match = _QUANTITY.fullmatch(text) if len(text) <= _LONGEST else None
     if match is None:
         raise QuantityError(f"{_shown(text)} is not a quantity such as 2, 500m or 1Gi")
@@ -88,8 +78,8 @@ def _parsed(text: str) -> tuple[Fraction, Notation]:
     exact = Fraction(number) * Fraction(10) ** power * _FACTORS[suffix or ""]
     amount = Fraction(_away_from_zero(exact * _NANO), _NANO)
     if suffix in _BINARY[1:]:
-        return max(-Fraction(_LARGEST_BINARY), min(amount, Fraction(_LARGEST_BINARY))), "binary"
-    return amount, "exponent" if exponent else "decimal"
+        return max(-Fraction(_LARGEST_BINARY), min(amount, Fraction(_LARGEST_BINARY)))
+    return amount
 
 
 def _shown(text: str) -> str:

@@ -6,6 +6,7 @@ import ssl
 from dataclasses import dataclass
 from typing import Any, Final
 
+from tests.webhook_builders import admission_review
 from webhooks.certificates.live import LiveContext
 
 Json = dict[str, Any]
@@ -19,26 +20,6 @@ class Tls:
 
     live: LiveContext
     client: ssl.SSLContext
-
-
-def admission_review(pod: Any, **changes: Any) -> Json:
-    """With the keys that a live API server 1.36 sends."""
-    asked: Json = {
-        "uid": "9f0d3b1c-0000-4000-8000-000000000001",
-        "kind": {"group": "", "version": "v1", "kind": "Pod"},
-        "resource": {"group": "", "version": "v1", "resource": "pods"},
-        "requestKind": {"group": "", "version": "v1", "kind": "Pod"},
-        "requestResource": {"group": "", "version": "v1", "resource": "pods"},
-        "name": "example",
-        "namespace": "research",
-        "operation": "CREATE",
-        "userInfo": {"username": "kubernetes-admin", "groups": ["system:authenticated"]},
-        "object": pod,
-        "oldObject": None,
-        "dryRun": False,
-        "options": {"kind": "CreateOptions", "apiVersion": "meta.k8s.io/v1"},
-    }
-    return {"kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "request": asked | changes}
 
 
 class Client:

@@ -165,7 +165,7 @@ async def test_what_makes_no_difference_is_not_published(api: ApiServer, kube: K
     async with watching(kube) as seen:
         await seen.until_complete()
         before = len(seen.snapshots)
-        for gpus in ("7", "6", "0"):
+        for gpus in ("7", "6", "5"):
             await put_node(api, "n", gpus)
         await api.put(NAMESPACES, "kept", status={"phase": "Active"})
         await seen.until(lambda: "kept" in (seen.last.namespaces or {}))

@@ -16,7 +16,6 @@ from webhooks.editing import (
     add_volumes,
     includes,
     require,
-    require_labels,
     set_annotations,
     set_env,
     set_labels,
@@ -188,12 +187,16 @@ def with_terms(*wanted: Json) -> Json:
     return pod(affinity={"nodeAffinity": required})
 
 
+def among(key: str, *values: str) -> Requirement:
+    return Requirement(key=key, operator="In", values=values)
+
+
 ZONE_A = {"key": "zone", "operator": "In", "values": ["a"]}
 EITHER = {"key": "model", "operator": "In", "values": ["A100", "H100"]}
 
 
 def test_one_value_becomes_part_of_the_node_selector() -> None:
-    after = edited(pod(nodeSelector={"zone": "a"}), require_labels, {"model": ["A100"]})
+    after = edited(pod(nodeSelector={"zone": "a"}), require, [among("model", "A100")])
 
     assert after["spec"]["nodeSelector"] == {"zone": "a", "model": "A100"}
     assert "affinity" not in after["spec"]
@@ -211,7 +214,7 @@ def test_one_value_becomes_part_of_the_node_selector() -> None:
 def test_several_values_become_affinity_beside_what_is_there(affinity: Json | None) -> None:
     before = pod(affinity=affinity) if affinity is not None else pod()
 
-    after = edited(before, require_labels, {"model": ["H100", "A100"]})
+    after = edited(before, require, [among("model", "A100", "H100")])
 
     assert terms(after) == [{"matchExpressions": [EITHER]}]
     assert (affinity or {}).keys() <= after["spec"]["affinity"].keys()
@@ -221,7 +224,7 @@ def test_every_term_of_the_pods_own_affinity_is_narrowed() -> None:
     by_name = {"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["node-1"]}]}
     before = with_terms({"matchExpressions": [ZONE_A]}, by_name)
 
-    after = edited(before, require_labels, {"model": ["A100", "H100"]})
+    after = edited(before, require, [among("model", "A100", "H100")])
 
     assert terms(after) == [{"matchExpressions": [ZONE_A, EITHER]}, by_name | {"matchExpressions": [EITHER]}]
 
@@ -229,7 +232,7 @@ def test_every_term_of_the_pods_own_affinity_is_narrowed() -> None:
 def test_a_term_that_matches_no_node_stays_so() -> None:
     before: Json = with_terms({}, {"matchExpressions": [ZONE_A]})
 
-    after = edited(before, require_labels, {"model": ["A100", "H100"]})
+    after = edited(before, require, [among("model", "A100", "H100")])
 
     assert terms(after) == [{}, {"matchExpressions": [ZONE_A, EITHER]}]
 
@@ -237,7 +240,7 @@ def test_a_term_that_matches_no_node_stays_so() -> None:
 def test_affinity_without_terms_is_left_to_the_api_server_to_refuse() -> None:
     before = msgspec.convert(with_terms(), Pod)
 
-    assert require_labels(before, {"model": ["A100", "H100"]}) == ()
+    assert require(before, [among("model", "A100", "H100")]) == ()
 
 
 def test_other_requirements_become_affinity_in_their_order() -> None:
@@ -263,4 +266,4 @@ def test_other_requirements_become_affinity_in_their_order() -> None:
 def test_nothing_required_makes_nothing() -> None:
     nothing: Operations = require(Pod(), [])
 
-    assert nothing == require_labels(Pod(), {}) == ()
+    assert nothing == ()

@@ -15,8 +15,8 @@ from contextlib import asynccontextmanager, suppress
 import jsonpatch
 import pytest
 
-from tests.webhook_builders import Json, assert_valid, container, pod
-from tests.webhooks.https import NAME, Client, Tls, admission_review, connect
+from tests.webhook_builders import Json, admission_review, assert_valid, container, pod
+from tests.webhooks.https import NAME, Client, Tls, connect
 from webhooks import __main__ as main_module
 from webhooks import application as application_module
 from webhooks import server as server_module

@@ -50,6 +50,7 @@ def test_the_certificate_is_for_the_service_of_our_namespace() -> None:
     [
         pytest.param(["--polcy", "x"], {}, "did you mean --policy?", id="a slip in a flag"),
         pytest.param([], {"TASUKI_POLCY": "x"}, "the nearest is TASUKI_POLICY", id="a slip in a variable"),
+        pytest.param([], {"TASUKI_POD_NAME": "a"}, "TASUKI_POD_NAME", id="a variable of another daemon"),
         pytest.param(["--listen", "9443"], {}, "--listen is '9443'; it must be host:port", id="no port"),
         pytest.param(["--drain-seconds", "soon"], {}, "a number of seconds from 0 to 300", id="no number"),
         pytest.param(["--drain-seconds", "301"], {}, "a number of seconds from 0 to 300", id="too long"),

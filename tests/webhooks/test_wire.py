@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.webhook_builders import admission_review
 from webhooks.patch import add, remove
 from webhooks.wire import ReviewError, allowed, patch, refused, request, shortened, without_nulls
 
@@ -13,23 +14,7 @@ Json = dict[str, Any]
 
 
 def review(**changes: Any) -> Json:
-    """The keys that a live API server 1.36 sends."""
-    asked: Json = {
-        "uid": "9f0d3b1c-0000-4000-8000-000000000001",
-        "kind": {"group": "", "version": "v1", "kind": "Pod"},
-        "resource": {"group": "", "version": "v1", "resource": "pods"},
-        "requestKind": {"group": "", "version": "v1", "kind": "Pod"},
-        "requestResource": {"group": "", "version": "v1", "resource": "pods"},
-        "name": "example",
-        "namespace": "research",
-        "operation": "CREATE",
-        "userInfo": {"username": "kubernetes-admin", "groups": ["system:authenticated"]},
-        "object": {"kind": "Pod"},
-        "oldObject": None,
-        "dryRun": False,
-        "options": {"kind": "CreateOptions", "apiVersion": "meta.k8s.io/v1"},
-    }
-    return {"kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "request": asked | changes}
+    return admission_review({"kind": "Pod"}, **changes)
 
 
 def encoded(**changes: Any) -> bytes:

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final
 
 from cryptography import x509
@@ -16,7 +16,7 @@ from webhooks.certificates import bundle
 from webhooks.certificates.bundle import Configuration, WebhookConfiguration
 from webhooks.certificates.chain import BrokenChainError, Chain
 from webhooks.certificates.issuing import DEFAULT_TIMES, Known, Step, Times, next_step
-from webhooks.certificates.live import CertificateError, LiveContext, NotLoadedError
+from webhooks.certificates.live import CertificateError, LiveContext, NotLoadedError, utc_now
 from webhooks.certificates.minting import Mint, carried_out
 from webhooks.certificates.outlets import Outlets
 from webhooks.certificates.restraint import RestrainedError, Restraint
@@ -52,10 +52,6 @@ class Order:
                 raise ValueError(f"a certificate cannot be for {name!r}; write a host name in ASCII, or an address")
 
 
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
-
-
 def _monotonic() -> float:
     """Restraint goes by this, for the wall clock may be what is wrong."""
     return asyncio.get_running_loop().time()
@@ -73,7 +69,7 @@ class IssuedPace:
     """
 
     uniform: Callable[[float, float], float]
-    now: Callable[[], datetime] = _utc_now
+    now: Callable[[], datetime] = utc_now
     look_seconds: float = 60.0
     first_pause_seconds: float = 1.0
     most_pause_seconds: float = 60.0

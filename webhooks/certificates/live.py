@@ -4,7 +4,7 @@ import logging
 import math
 import os
 import ssl
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from cryptography import x509
@@ -13,6 +13,10 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from webhooks.certificates.chain import pem_certificates
 
 log: Final = logging.getLogger(__name__)
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
 
 
 class CertificateError(Exception):

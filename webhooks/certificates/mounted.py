@@ -4,12 +4,12 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
 from tasuki.process.watching import FolderWatch
-from webhooks.certificates.live import CertificateError, LiveContext
+from webhooks.certificates.live import CertificateError, LiveContext, utc_now
 from webhooks.certificates.outlets import Outlets
 
 log: Final = logging.getLogger(__name__)
@@ -36,10 +36,6 @@ class MountedPace:
     settle_seconds: float = 0.5
 
 
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
-
-
 class MountedCertificate:
     """Loads `tls.crt` and `tls.key` whenever they change; what cannot be used leaves the last good in force."""
 
@@ -49,7 +45,7 @@ class MountedCertificate:
         live: LiveContext,
         outlets: Outlets,
         pace: MountedPace = MountedPace(),
-        now: Callable[[], datetime] = _utc_now,
+        now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._folder: Final = folder
         self._live: Final = live

@@ -9,15 +9,14 @@ from typing import Final
 
 from tasuki.kube.names import GPU_SHARING, GPU_SLICE, NVIDIA_GPU
 from tasuki.process.sentences import shown
-from webhooks.editing import require
+from webhooks.editing import request_one, require
 from webhooks.mutations.wording import nearest, selects_too_late
 from webhooks.nodes import AcceleratorNodes
-from webhooks.patch import Operation, Operations, add, pointer, remove, set_keys
-from webhooks.pod import Place, Pod, Requirement, Resources, annotation, places, requested
+from webhooks.patch import Operation, Operations, add, pointer, remove
+from webhooks.pod import Place, Pod, Requirement, annotation, default_container, is_extended, places, requested
 from webhooks.policy.model import Glob, GpuSlices, SliceOffer, label_matches
 from webhooks.scene import NOTHING, Change, RefusedError, Scene
 
-_DEFAULT_CONTAINER: Final = "kubectl.kubernetes.io/default-container"
 _PROFILE_GAP: Final = "{profile}"
 # As NVIDIA writes MIG profiles (go-nvlib, mig_profile.go): `1g.5gb`, `1c.2g.10gb`, `1g.10gb+me`, `1g.24gb-me`. In the
 # names of resources and in labels, which admit no `+`, it is `1g.10gb.me`.
@@ -112,8 +111,7 @@ def _requests(pod: Pod, wanted: _Slice, resource: str, policy: GpuSlices) -> Ope
     made: list[Operation] = []
     asked = False
     for place in places(pod, "initContainers", "containers"):
-        # Kubernetes' own resources are without a domain.
-        names = {name for name in requested(place.container) if "/" in name}
+        names = {name for name in requested(place.container) if is_extended(name)}
         for name in sorted(names - general):
             if any(_is_named_by(template, name) for template in others):
                 raise RefusedError(
@@ -129,7 +127,10 @@ def _requests(pod: Pod, wanted: _Slice, resource: str, policy: GpuSlices) -> Ope
         asked = asked or bool(found)
         if found and found != [resource]:
             made += _renamed(place, found[0], resource)
-    return tuple(made) if asked else _one_more(pod, resource)
+    if asked:
+        return tuple(made)
+    chosen = default_container(pod)
+    return request_one(chosen, resource) if chosen is not None else ()
 
 
 def _is_named_by(template: str, resource: str) -> bool:
@@ -144,21 +145,6 @@ def _renamed(place: Place, old: str, new: str) -> Iterator[Operation]:
             path = f"{place.path}/resources/{field}"
             yield remove(path + pointer(old))
             yield add(path + pointer(new), amounts[old])
-
-
-def _one_more(pod: Pod, resource: str) -> Operations:
-    """For the container that kubectl takes if none is named."""
-    containers = list(places(pod, "containers"))
-    if not containers:
-        return ()
-    default = annotation(pod, _DEFAULT_CONTAINER)
-    chosen = next((place for place in containers if place.container.name == default), containers[0])
-    there = chosen.container.resources
-    one = {resource: "1"}
-    path = f"{chosen.path}/resources"
-    if there == Resources():
-        return (add(path, {"limits": one, "requests": one}),)
-    return (*set_keys(f"{path}/limits", there.limits, one), *set_keys(f"{path}/requests", there.requests, one))
 
 
 # Nodes

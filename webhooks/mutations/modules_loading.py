@@ -6,6 +6,7 @@ from typing import Final
 
 import msgspec
 
+from tasuki.kube.names import CUDA_VISIBLE_DEVICES, NVIDIA_VISIBLE_DEVICES
 from webhooks.editing import add_mounts, set_env
 from webhooks.mutations import modules_script as script
 from webhooks.mutations.injected import beside_the_pods, is_loader
@@ -15,7 +16,7 @@ from webhooks.pod import Capabilities, Container, EnvVar, Json, Place, Pod, Reso
 from webhooks.policy.model import Modules
 
 # The variables of a container that only those may have which asked for a device: its init container did not.
-_DEVICES: Final = frozenset({"NVIDIA_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES"})
+_DEVICES: Final = frozenset({NVIDIA_VISIBLE_DEVICES, CUDA_VISIBLE_DEVICES})
 
 
 def loaders(pod: Pod, affected: Sequence[Place], wish: Wish) -> tuple[Sequence[str], Operations]:

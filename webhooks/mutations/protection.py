@@ -3,9 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
+from tasuki.kube.names import CUDA_VISIBLE_DEVICES, NVIDIA_VISIBLE_DEVICES
 from webhooks.mutations.protection_findings import (
-    CUDA_VISIBLE,
-    NVIDIA_VISIBLE,
     Finding,
     findings,
     gpus_among,
@@ -19,8 +18,8 @@ from webhooks.scene import NOTHING, Change, RefusedError, Scene
 
 # "void" and not "none", with which NVIDIA's toolkit before 1.18.2 gives all GPUs; the second is for whoever sees them
 # in another way. As they are sent, for they are made for most containers of a cluster.
-_VOID: Final = plain(EnvVar(name=NVIDIA_VISIBLE, value="void"))
-_NO_CUDA: Final = plain(EnvVar(name=CUDA_VISIBLE, value=""))
+_VOID: Final = plain(EnvVar(name=NVIDIA_VISIBLE_DEVICES, value="void"))
+_NO_CUDA: Final = plain(EnvVar(name=CUDA_VISIBLE_DEVICES, value=""))
 _MOST_TOLD: Final = 5
 _ENOUGH: Final = _MOST_TOLD + 1
 
@@ -150,9 +149,9 @@ def _hide_from(path: str, container: Container, removed: frozenset[str]) -> Sequ
     if removed:
         env = [variable for index, variable in enumerate(env) if f"{path}/{index}" not in removed]
     left = {variable.name for variable in env}
-    if NVIDIA_VISIBLE in left:
+    if NVIDIA_VISIBLE_DEVICES in left:
         return ()
-    wanted = [_VOID] if CUDA_VISIBLE in left else [_VOID, _NO_CUDA]
+    wanted = [_VOID] if CUDA_VISIBLE_DEVICES in left else [_VOID, _NO_CUDA]
     if not left:
         return (Operation(op="add", path=path, value=wanted),)
     return [Operation(op="add", path=f"{path}/-", value=variable) for variable in wanted]

@@ -11,23 +11,39 @@ from fnmatch import fnmatchcase
 from posixpath import normpath
 from typing import Final, Literal
 
-from tasuki.kube.names import GPU_SHARING, NVIDIA_DOMAIN, NVIDIA_GPU, NVIDIA_MIG_PREFIX
+from tasuki.kube.names import (
+    CUDA_VISIBLE_DEVICES,
+    GPU_SHARING,
+    NVIDIA_DOMAIN,
+    NVIDIA_GPU,
+    NVIDIA_MIG_PREFIX,
+    NVIDIA_VISIBLE_DEVICES,
+    SHARED_NODE,
+)
 from tasuki.process.sentences import shown
 from webhooks.nodes import AcceleratorNodes
 from webhooks.patch import Operations, pointer, remove, replace
-from webhooks.pod import Container, EnvVar, Place, Pod, Volume, annotation, is_of_daemon_set, places, requested
+from webhooks.pod import (
+    Container,
+    EnvVar,
+    Place,
+    Pod,
+    Volume,
+    annotation,
+    is_extended,
+    is_of_daemon_set,
+    places,
+    requested,
+)
 from webhooks.policy.model import NO_GPUS, Policy, accelerators_among, any_match
 
 Rule = Literal["visible_devices", "privileged", "host_devices"]
 
-NVIDIA_VISIBLE: Final = "NVIDIA_VISIBLE_DEVICES"
-CUDA_VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
-
 # Values that show no device. NVIDIA's toolkit takes an empty list for "void"; with "none" it gave all GPUs before
 # 1.18.2, so that one is harmful.
 _HARMLESS: Final[Mapping[str, frozenset[str]]] = {
-    NVIDIA_VISIBLE: frozenset({"", "void"}),
-    CUDA_VISIBLE: frozenset({"", "-1"}),
+    NVIDIA_VISIBLE_DEVICES: frozenset({"", "void"}),
+    CUDA_VISIBLE_DEVICES: frozenset({"", "-1"}),
 }
 _VARIABLES: Final = frozenset(_HARMLESS)
 
@@ -69,8 +85,6 @@ _DEVICES: Final = re.compile(
 _PARENTS: Final = frozenset({"/", "/dev", "/proc", "/proc/driver", "/run", "/var", "/var/lib", "/var/lib/kubelet"})
 
 _NONE: Final[frozenset[str]] = frozenset()
-
-_SHARED_NODE: Final = "shared-node"
 
 # As NVIDIA's own device plugin calls its devices, unless it is told otherwise.
 _GPUS: Final = (NVIDIA_GPU, NVIDIA_MIG_PREFIX)
@@ -145,14 +159,14 @@ def is_shared_node_pod(pod: Pod, policy: Policy) -> bool:
     The annotation alone is not believed: whoever keeps our mutation from seeing a pod can write it, too.
     """
     pool = policy.shared_nodes
-    if pool is None or annotation(pod, GPU_SHARING) != _SHARED_NODE:
+    if pool is None or annotation(pod, GPU_SHARING) != SHARED_NODE:
         return False
     return pool.node_selector.items() <= pod.spec.node_selector.items()
 
 
 def requests_gpu(container: Container, policy: Policy) -> bool:
     """Whether NVIDIA's runtime is to give it a device, whatever the device plugin calls that."""
-    extended = [name for name in requested(container) if "/" in name]
+    extended = [name for name in requested(container) if is_extended(name)]
     return bool(extended) and any(_is_gpu(name, policy) for name in extended)
 
 
@@ -173,7 +187,7 @@ def gpus_among(container: Container, policy: Policy) -> frozenset[str]:
     Its device plugin then tells it which it sees: for ROCm, too, CUDA_VISIBLE_DEVICES hides GPUs
     (https://rocm.docs.amd.com/en/latest/conceptual/gpu-isolation.html).
     """
-    extended = [name for name in requested(container) if "/" in name]
+    extended = [name for name in requested(container) if is_extended(name)]
     if not extended:
         return _NONE
     others = (name for name in accelerators_among(extended, policy) if not any_match(NO_GPUS, name))
@@ -215,7 +229,7 @@ def _visible_devices(place: Place, policy: Policy) -> Iterator[Finding]:
 def _remedy(variable: EnvVar, *, granted: bool) -> str:
     if granted:
         return "the device plugin sets it"
-    if variable.name == NVIDIA_VISIBLE and variable.value == "none":
+    if variable.name == NVIDIA_VISIBLE_DEVICES and variable.value == "none":
         return "write 'void' instead"
     return "request GPUs instead"
 

@@ -4,7 +4,15 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from tasuki.kube.names import BOUND_DEVICES, GPU_DEVICES, GPU_SHARING, GPU_SLICE
+from tasuki.kube.names import (
+    BOUND_DEVICES,
+    CUDA_VISIBLE_DEVICES,
+    GPU_DEVICES,
+    GPU_SHARING,
+    GPU_SLICE,
+    NVIDIA_VISIBLE_DEVICES,
+    SHARED_NODE,
+)
 from tasuki.kube.quantity import QuantityError
 from tasuki.process.sentences import shown
 from webhooks.burstable import with_small_requests
@@ -15,12 +23,10 @@ from webhooks.pod import EnvVar, Place, Pod, annotation, places
 from webhooks.policy.model import Policy, SharedNodes, accelerators_among
 from webhooks.scene import NOTHING, Change, RefusedError, Scene
 
-_SHARED_NODE: Final = "shared-node"
 _EVERY_GPU: Final = "all"
 
 # What the container runtime puts into the container, and what CUDA uses of that.
-_RUNTIME: Final = "NVIDIA_VISIBLE_DEVICES"
-_CUDA: Final = "CUDA_VISIBLE_DEVICES"
+_VARIABLES: Final = (NVIDIA_VISIBLE_DEVICES, CUDA_VISIBLE_DEVICES)
 
 # More than any node has, MIG devices counted; each container gets the list twice.
 _MOST_DEVICES: Final = 128
@@ -39,7 +45,7 @@ def shared_nodes(pod: Pod, scene: Scene) -> Change:
     if not asked:
         if not wanted_devices:
             return NOTHING
-        return Change(warnings=(f"{GPU_DEVICES} has no effect without {GPU_SHARING}: {_SHARED_NODE}",))
+        return Change(warnings=(f"{GPU_DEVICES} has no effect without {GPU_SHARING}: {SHARED_NODE}",))
     pool = _pool(pod, scene, asked)
     visible = _visible(wanted_devices, pool)
     operations: Operations = ()
@@ -61,17 +67,17 @@ def shared_nodes(pod: Pod, scene: Scene) -> Change:
     selector = set_node_selector(pod, pool.node_selector)
     return Change(
         operations=(*operations, *removal, *requests, *tolerations, *selector),
-        warnings=(*warnings, *selects_too_late(pod, f"{GPU_SHARING}: {_SHARED_NODE}", selector)),
+        warnings=(*warnings, *selects_too_late(pod, f"{GPU_SHARING}: {SHARED_NODE}", selector)),
     )
 
 
 def _pool(pod: Pod, scene: Scene, asked: str) -> SharedNodes:
-    if asked != _SHARED_NODE:
-        raise RefusedError(f"{GPU_SHARING} is {shown(asked)}; write {_SHARED_NODE}")
+    if asked != SHARED_NODE:
+        raise RefusedError(f"{GPU_SHARING} is {shown(asked)}; write {SHARED_NODE}")
     pool = scene.policy.shared_nodes
     if pool is None:
         raise RefusedError(
-            f"{GPU_SHARING}: {_SHARED_NODE} is not offered, for this cluster has no shared nodes; remove the "
+            f"{GPU_SHARING}: {SHARED_NODE} is not offered, for this cluster has no shared nodes; remove the "
             f"annotation and request a GPU, for example with {GPU_SLICE}: timeshare"
         )
     if annotation(pod, GPU_SLICE):
@@ -89,20 +95,21 @@ def _pool(pod: Pod, scene: Scene, asked: str) -> SharedNodes:
     return pool
 
 
-def _visible(wanted_devices: str, pool: SharedNodes) -> tuple[EnvVar, EnvVar]:
+def _visible(wanted_devices: str, pool: SharedNodes) -> Sequence[EnvVar]:
     devices = _devices(wanted_devices, pool.maximum_gpus)
     if pool.devices == "binding":
         # What the Binding writes are UUIDs, which mean the same to both.
         source = {"fieldRef": {"fieldPath": f"metadata.annotations['{BOUND_DEVICES}']"}}
-        return EnvVar(name=_RUNTIME, value_from=source), EnvVar(name=_CUDA, value_from=source)
+        return tuple(EnvVar(name=name, value_from=source) for name in _VARIABLES)
     listed = ",".join(devices)
     if devices and not _INDEX.fullmatch(devices[0]):
-        return EnvVar(name=_RUNTIME, value=listed), EnvVar(name=_CUDA, value=listed)
+        return tuple(EnvVar(name=name, value=listed) for name in _VARIABLES)
     # CUDA numbers what the runtime put into the container, from 0: of GPUs 0 and 2 it sees 0 and 1. It does not know
     # the word `all`, which would hide every GPU; it uses indices up to the first that does not exist, so that the
     # most that a node has is right for nodes with fewer (CUDA programming guide, CUDA_VISIBLE_DEVICES).
     seen = ",".join(str(index) for index in range(len(devices) or pool.maximum_gpus))
-    return EnvVar(name=_RUNTIME, value=listed or _EVERY_GPU), EnvVar(name=_CUDA, value=seen)
+    values = (listed or _EVERY_GPU, seen)
+    return tuple(EnvVar(name=name, value=value) for name, value in zip(_VARIABLES, values, strict=True))
 
 
 def _devices(wanted: str, maximum_gpus: int) -> Sequence[str]:
@@ -133,7 +140,7 @@ def _devices(wanted: str, maximum_gpus: int) -> Sequence[str]:
 def _replaced(place: Place, set_visible: Operations) -> Sequence[str]:
     if all(operation.op == "add" for operation in set_visible):
         return ()
-    what = f"container {place.container.name}: {_RUNTIME} and {_CUDA} are set for it"
+    what = f"container {place.container.name}: {NVIDIA_VISIBLE_DEVICES} and {CUDA_VISIBLE_DEVICES} are set for it"
     return (f"{what}; choose GPUs with the annotation {GPU_DEVICES}",)
 
 

@@ -1,22 +1,19 @@
 """Pods that request accelerators tolerate the taints of the nodes that have them."""
 
 from collections.abc import Iterator
-from typing import Final
 
 from webhooks.editing import add_tolerations
-from webhooks.pod import Pod, Toleration, requested
+from webhooks.nodes import PASSING_TAINTS
+from webhooks.pod import Pod, Toleration, is_extended, requested
 from webhooks.policy.model import accelerators_among, any_match
 from webhooks.scene import NOTHING, Change, Scene
-
-# Conditions of a node, which the pod's own tolerations or the API server's DefaultTolerationSeconds are about.
-_CONDITION: Final = "node.kubernetes.io/"
 
 
 def tolerations(pod: Pod, scene: Scene) -> Change:
     """Ephemeral containers request nothing, and the claims of DRA bring the tolerations of their devices."""
     containers = (*pod.spec.init_containers, *pod.spec.containers)
-    # Only Kubernetes' own resources, which most pods have no others than, are without a domain.
-    extended = {name for container in containers for name in requested(container) if "/" in name}
+    # Most pods have none.
+    extended = {name for container in containers for name in requested(container) if is_extended(name)}
     if not extended:
         return NOTHING
     accelerators = sorted(accelerators_among(extended, scene.policy))
@@ -35,12 +32,13 @@ def _wanted(accelerators: list[str], scene: Scene) -> Iterator[Toleration]:
             yield from rule.tolerations
     if scene.nodes is None:
         return
-    # A node's taint tells by its key what it keeps the node for; the values are as many as the operator likes.
+    # A node's taint tells by its key what it keeps the node for; the values are as many as the operator likes. Passing
+    # conditions are for the pod's own tolerations and the API server's DefaultTolerationSeconds.
     learned = {
         (taint.key, taint.effect)
         for resource in accelerators
         for taint in scene.nodes.taints(resource)
-        if any_match(policy.learned_taint_keys, taint.key) and not taint.key.startswith(_CONDITION)
+        if any_match(policy.learned_taint_keys, taint.key) and not taint.key.startswith(PASSING_TAINTS)
     }
     for key, effect in sorted(learned):
         yield Toleration(key=key, operator="Exists", effect=effect)

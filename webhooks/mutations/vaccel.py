@@ -4,31 +4,31 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
-from tasuki.kube.names import GPU_SHARING, VACCEL
+from tasuki.kube.names import GPU_SHARING, SHARED_NODE, VACCEL
 from tasuki.process.sentences import alternatives, shown
 from webhooks.editing import (
     ReservedNameError,
     add_missing_env,
     add_mounts,
     add_volumes,
+    request_one,
     set_labels,
     set_node_selector,
 )
 from webhooks.mutations.injected import AGENT, AGENT_VOLUME, beside_the_pods, users_containers
 from webhooks.mutations.wording import nearest
-from webhooks.patch import Operation, Operations, add, plain, prepend, set_keys
+from webhooks.patch import Operation, Operations, add, plain, prepend
 from webhooks.pod import (
     WINDOWS,
     Capabilities,
     Container,
     EnvVar,
-    Place,
     Pod,
-    Resources,
     SecurityContext,
     Volume,
     VolumeMount,
     annotation,
+    default_container,
     places,
     requested,
 )
@@ -38,8 +38,6 @@ from webhooks.scene import NOTHING, Change, RefusedError, Scene
 _ADDRESS: Final = "VACCEL_RPC_ADDRESS"
 _PLUGINS: Final = "VACCEL_PLUGINS"
 
-_DEFAULT_CONTAINER: Final = "kubectl.kubernetes.io/default-container"
-_SHARED_NODE: Final = "shared-node"
 
 _SOCKET_FOLDER: Final = "/var/run/tasuki-vaccel"
 _SOCKET: Final = f"{_SOCKET_FOLDER}/vaccel.sock"
@@ -71,7 +69,7 @@ def vaccel(pod: Pod, scene: Scene) -> Change:
     if not mode:
         return NOTHING
     policy = scene.policy.vaccel
-    shared = scene.policy.shared_nodes is not None and annotation(pod, GPU_SHARING) == _SHARED_NODE
+    shared = scene.policy.shared_nodes is not None and annotation(pod, GPU_SHARING) == SHARED_NODE
     offers = _offers(policy, shared=shared) if policy is not None else {}
     if not offers:
         raise RefusedError(f"{VACCEL}: this cluster offers no vAccel; leave the annotation out")
@@ -104,14 +102,15 @@ def _session(pod: Pod, *, policy: Vaccel, shared: bool) -> Change:
     """The device plugin gives the environment and the mounts, so nothing of these is set here, to go before its own."""
     if shared:
         raise RefusedError(
-            f"{VACCEL}: a session is a resource, and pods with {GPU_SHARING}: {_SHARED_NODE} hold none; "
+            f"{VACCEL}: a session is a resource, and pods with {GPU_SHARING}: {SHARED_NODE} hold none; "
             "leave one of the annotations out"
         )
     asking = [place for place in places(pod) if policy.session in requested(place.container)]
     operations: list[Operation] = []
     if not asking:
-        asking = _default_container(pod)
-        operations += (each for place in asking for each in _request(place, policy.session))
+        chosen = default_container(pod)
+        asking = [chosen] if chosen is not None else []
+        operations += (each for place in asking for each in request_one(place, policy.session))
     operations += set_labels(pod, policy.client_labels)
     warnings = [
         f"container {shown(place.container.name)} sets {variable.name} itself, which goes before its session's"
@@ -120,23 +119,6 @@ def _session(pod: Pod, *, policy: Vaccel, shared: bool) -> Change:
         if variable.name in (_ADDRESS, _PLUGINS)
     ]
     return Change(tuple(operations), (*warnings, *_relabelled(pod, policy.client_labels)), {"vaccel": "session"})
-
-
-def _default_container(pod: Pod) -> list[Place]:
-    """The one that `kubectl logs` and `exec` take, which is the first where the annotation names none of them."""
-    regular = list(places(pod, "containers"))
-    wanted = annotation(pod, _DEFAULT_CONTAINER)
-    return [place for place in regular if place.container.name == wanted] or regular[:1]
-
-
-def _request(place: Place, resource: str) -> Operations:
-    """Once as request and once as limit, which must be equal for an extended resource."""
-    there = place.container.resources
-    one = {resource: "1"}
-    path = f"{place.path}/resources"
-    if there == Resources():
-        return (add(path, {"limits": one, "requests": one}),)
-    return (*set_keys(f"{path}/limits", there.limits, one), *set_keys(f"{path}/requests", there.requests, one))
 
 
 def _sidecar(pod: Pod, *, policy: Vaccel, offer: VaccelSidecar, held: str) -> Change:

@@ -1,4 +1,4 @@
-"""What users may have meant."""
+"""What several mutations say to users in the same words."""
 
 from collections.abc import Iterable
 

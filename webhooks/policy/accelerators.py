@@ -85,7 +85,6 @@ class Accelerators(Section, frozen=True, kw_only=True):
 
     resources: tuple[Glob, ...] = (
         "nvidia.com/*",
-        "amd.com/gpu*",
         "gpu.intel.com/*",
         "google.com/tpu",
         "fpga.tasuki.dev/*",

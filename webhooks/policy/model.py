@@ -15,7 +15,7 @@ from webhooks.policy.accelerators import (
     SliceOffer,
     Toleration,
 )
-from webhooks.policy.section import KeyProblemError, NamespaceRule, Section, any_match, label_matches, labels_match
+from webhooks.policy.section import KeyProblemError, NamespaceRule, Section, any_match, label_matches
 from webhooks.policy.services import Cache, Chains, Modules, ModuleVolume, Vaccel, VaccelSandbox, VaccelSidecar
 from webhooks.policy.values import Glob, OptionalSubdomain
 
@@ -31,12 +31,10 @@ __all__ = [
     "KeyProblemError",
     "ModuleVolume",
     "Modules",
-    "NamespaceRule",
     "Policy",
     "Protection",
     "Requests",
     "ResourceTolerations",
-    "Section",
     "SharedNodes",
     "SliceOffer",
     "Team",
@@ -48,7 +46,6 @@ __all__ = [
     "accelerators_among",
     "any_match",
     "label_matches",
-    "labels_match",
     "protection_for",
     "rule_for",
 ]

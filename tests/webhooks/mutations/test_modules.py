@@ -2,8 +2,7 @@
 
 import copy
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -11,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.webhook_builders import Json, admit, container, pod, scene
+from tests.webhook_builders import Json, admit, container, pod, scene, without_accelerators
 from webhooks.catalogue import Catalogue
 from webhooks.cluster import Cluster
 from webhooks.editing import ReservedNameError
@@ -39,24 +38,6 @@ OFFER = Modules(
 CATALOGUE = Catalogue(versions={"gcc": ("12.3", "13.1"), "cuda": ("12.4",)})
 
 
-@dataclass(frozen=True)
-class Nodes:
-    """No node has an accelerator."""
-
-    oldest_kubelet: tuple[int, int]
-    resources: Sequence[str] = ()
-    may_have_nvidia: bool = False
-
-    def label_values(self, resource: str, wanted: Mapping[str, str]) -> Mapping[str, Sequence[str]] | None:
-        return None
-
-    def taints(self, resource: str) -> Sequence[Any]:
-        return ()
-
-    def could_land(self, pod: Any) -> bool:
-        return False
-
-
 def where(
     server: tuple[int, int] | None = (1, 36),
     kubelet: tuple[int, int] | None = (1, 36),
@@ -68,7 +49,7 @@ def where(
     return scene(
         Policy(modules=msgspec.structs.replace(offer, **fields) if offer else None),
         cluster=Cluster(server_version=server, catalogue=catalogue),
-        nodes=Nodes(oldest_kubelet=kubelet) if kubelet else None,
+        nodes=without_accelerators(kubelet) if kubelet else None,
     )
 
 

@@ -6,14 +6,13 @@ import pty
 import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
-from tests.webhook_builders import Json, admit, container, pod, scene
+from tests.webhook_builders import Json, admit, container, pod, scene, without_accelerators
 from webhooks.catalogue import find, read_catalogue
 from webhooks.cluster import Cluster
 from webhooks.mutations.modules import modules
@@ -62,24 +61,6 @@ def module_path(tmp_path: Path) -> Path:
     return tmp_path / "modules"
 
 
-@dataclass(frozen=True)
-class Nodes:
-    """No node has an accelerator."""
-
-    oldest_kubelet: tuple[int, int]
-    resources: Sequence[str] = ()
-    may_have_nvidia: bool = False
-
-    def label_values(self, resource: str, wanted: Mapping[str, str]) -> Mapping[str, Sequence[str]] | None:
-        return None
-
-    def taints(self, resource: str) -> Sequence[Any]:
-        return ()
-
-    def could_land(self, pod: Any) -> bool:
-        return False
-
-
 class Node:
     """Runs what a pod says as a kubelet and a container runtime would, without isolation."""
 
@@ -96,7 +77,7 @@ class Node:
         self.where = scene(
             Policy(modules=self.policy),
             cluster=Cluster(server_version=version, nodes=nodes),
-            nodes=Nodes(oldest_kubelet=version),
+            nodes=without_accelerators(version),
         )
 
     def admit(self, names: str, **fields: Any) -> Json:

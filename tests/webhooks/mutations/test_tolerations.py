@@ -145,9 +145,16 @@ def test_a_key_with_many_values_is_tolerated_once() -> None:
     assert tolerated(pod(container(gpus=1)), on=on) == [exists(GPU), exists("nvidia.com/pool")]
 
 
-def test_conditions_of_nodes_are_never_learned() -> None:
+@pytest.mark.parametrize(
+    "key",
+    [
+        pytest.param("node.kubernetes.io/unreachable", id="unreachable"),
+        pytest.param("node.cloudprovider.kubernetes.io/shutdown", id="shut down by its cloud"),
+    ],
+)
+def test_conditions_of_nodes_are_never_learned(key: str) -> None:
     policy = Policy(accelerators=Accelerators(learned_taint_keys=("*",)))
-    on = nodes(Taint("node.kubernetes.io/unreachable", "", "NoExecute"), Taint("team", "a", "NoSchedule"))
+    on = nodes(Taint(key, "", "NoExecute"), Taint("team", "a", "NoSchedule"))
 
     assert tolerated(pod(container(gpus=1)), on=on, policy=policy) == [exists(GPU), exists("team")]
 
