@@ -130,8 +130,12 @@ class NodeIndex:
     def may_have_nvidia(self) -> bool:
         return self._may_have_nvidia
 
-    def label_values(self, resource: str, wanted: Mapping[str, Glob]) -> Mapping[str, Sequence[str]] | None:
+    def label_values(
+        self, resource: str, wanted: Mapping[str, Glob], selected: Mapping[str, str] = {}
+    ) -> Mapping[str, Sequence[str]] | None:
         found = self._offering.get(resource, 0)
+        for key, value in selected.items():
+            found &= self._label(key).by_value.get(value, 0)
         for key, glob in wanted.items():
             found &= self._suiting(key, glob)
         if not found:

@@ -53,11 +53,14 @@ class AcceleratorNodes(Protocol):
     def may_have_nvidia(self) -> bool:
         """Whether one of them may have NVIDIA's GPUs: all but those that offer other makers' accelerators only."""
 
-    def label_values(self, resource: str, wanted: Mapping[str, str]) -> Mapping[str, Sequence[str]] | None:
+    def label_values(
+        self, resource: str, wanted: Mapping[str, str], selected: Mapping[str, str] = {}
+    ) -> Mapping[str, Sequence[str]] | None:
         """The values, sorted, that these labels have on nodes which offer `resource`.
 
         `wanted` gives a glob for each label; only nodes count on which every label suits its glob, as in a policy's
-        slice offers: one after `!` must not match. None if there is no such node.
+        slice offers: one after `!` must not match, and on which every label of `selected` has just that value. None if
+        there is no such node.
         """
 
     def taints(self, resource: str) -> Sequence[Taint]:

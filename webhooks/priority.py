@@ -1,12 +1,12 @@
 """How urgent a pod is, and how another PriorityClass is given to it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from tasuki.kube.names import GPU_SHARING, GPU_SLICE, VACCEL
 from webhooks.cluster import PriorityClass
-from webhooks.patch import Operations, add, remove
+from webhooks.patch import Operation, Operations, add, remove
 from webhooks.pod import Pod, annotation, is_of_daemon_set, places, requested
 from webhooks.policy.model import Policy, accelerators_among, any_match, rule_for
 from webhooks.scene import Scene
@@ -123,12 +123,12 @@ def is_cpu_only(pod: Pod, scene: Scene) -> bool:
         and scene.nodes is not None
         and not any_match(rules.exempt_namespaces, scene.namespace)
         and not (rules.exempt_daemon_sets and is_of_daemon_set(pod))
-        and not _uses_accelerator(pod, scene.policy)
+        and not uses_accelerator(pod, scene.policy)
         and scene.nodes.could_land(pod)
     )
 
 
-def _uses_accelerator(pod: Pod, policy: Policy) -> bool:
+def uses_accelerator(pod: Pod, policy: Policy) -> bool:
     # What a claim (DRA) is for, the pod does not say: take it for an accelerator.
     if pod.spec.resource_claims or any(annotation(pod, name) for name in (GPU_SHARING, GPU_SLICE)):
         return True
@@ -147,9 +147,14 @@ def set_priority_class(pod: Pod, name: str) -> Operations:
     It has already computed `priority` and `preemptionPolicy` from the former class. It will again, and would refuse
     the pod if what it finds there is not what the new class says (plugin/pkg/admission/priority/admission.go).
     """
-    spec = pod.spec
-    stale = {"/spec/priority": spec.priority is not None, "/spec/preemptionPolicy": bool(spec.preemption_policy)}
-    return (add("/spec/priorityClassName", name), *(remove(path) for path, is_there in stale.items() if is_there))
+    return (add("/spec/priorityClassName", name), *_stale(pod))
+
+
+def _stale(pod: Pod) -> Iterator[Operation]:
+    if pod.spec.priority is not None:
+        yield remove("/spec/priority")
+    if pod.spec.preemption_policy:
+        yield remove("/spec/preemptionPolicy")
 
 
 def short(name: str) -> str:

@@ -81,6 +81,8 @@ def review(content: bytes, scene: Scene, stages: Stages = MUTATIONS) -> Outcome:
         pod, document = _read(content)
     except UNREADABLE as error:
         return _unreadable(error)
+    if not pod.spec.containers:
+        return UNTOUCHED  # which the API server refuses in its own words
     operations: list[Operation] = []
     warnings: list[str] = []
     notes: dict[str, str] = {}

@@ -50,7 +50,7 @@ class OpenNodes:
     oldest_kubelet = (1, 36)
     may_have_nvidia = True
 
-    def label_values(self, resource: str, wanted: object) -> None:
+    def label_values(self, resource: str, wanted: object, selected: object = None) -> None:
         return None
 
     def taints(self, resource: str) -> tuple[Taint, ...]:

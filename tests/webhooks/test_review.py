@@ -280,3 +280,10 @@ def test_a_refusal_names_the_mutation_and_changes_nothing() -> None:
 
     assert outcome.refused_by == "gpu-slice"
     assert outcome.operations == ()
+
+
+@pytest.mark.parametrize("spec", [{}, {"containers": []}, None], ids=["empty", "no containers", "none"])
+def test_a_pod_without_containers_is_the_api_servers_to_refuse(spec: Json | None) -> None:
+    asked = {"metadata": {"name": "a"}, **({} if spec is None else {"spec": spec})}
+
+    assert reviewed(asked, everywhere()) == Outcome()

@@ -106,7 +106,9 @@ def test_annotations_that_reach_no_pod_are_told_of(
 
 
 def test_a_refused_pod_is_told_of_and_not_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    text = "kind: Pod\nmetadata: {name: a, annotations: {tasuki.dev/gpu-slice: hole}}\nspec: {containers: []}\n"
+    text = (
+        "kind: Pod\nmetadata: {name: a, annotations: {tasuki.dev/gpu-slice: hole}}\nspec: {containers: [{name: a}]}\n"
+    )
 
     status = tried(written(tmp_path, text))
     said = capsys.readouterr()

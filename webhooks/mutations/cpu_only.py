@@ -2,15 +2,26 @@
 
 from webhooks.cluster import PriorityClass
 from webhooks.pod import Pod
-from webhooks.priority import Classes, Standing, is_cpu_only, set_priority_class, short, standing, team_classes
+from webhooks.priority import (
+    Classes,
+    Standing,
+    is_cpu_only,
+    set_priority_class,
+    short,
+    standing,
+    team_classes,
+    uses_accelerator,
+)
 from webhooks.scene import NOTHING, Change, Scene
 
 
 def cpu_only(pod: Pod, scene: Scene) -> Change:
     """Lower the pod's class to the policy's; never raise it."""
     rules, classes = scene.policy.cpu_only, scene.cluster.priority_classes
-    if rules is None or pod.spec.priority_class_name == rules.priority_class:
+    if rules is None:
         return NOTHING
+    if pod.spec.priority_class_name == rules.priority_class:
+        return _warned(pod, scene)
     low = None if classes is None else classes.get(rules.priority_class)
     if classes is None or low is None:
         if not is_cpu_only(pod, scene):
@@ -23,6 +34,16 @@ def cpu_only(pod: Pod, scene: Scene) -> Change:
         operations=set_priority_class(pod, low.name),
         warnings=(_warning(former, low),) if _is_users_choice(former, scene, classes) else (),
         notes={"cpu-only": f"lowered to {low.name}"},
+    )
+
+
+def _warned(pod: Pod, scene: Scene) -> Change:
+    """A pod that came to use an accelerator later, as when another webhook added the request, or a copied manifest."""
+    if not uses_accelerator(pod, scene.policy):
+        return NOTHING
+    name = short(pod.spec.priority_class_name)
+    return Change(
+        warnings=(f"priority class {name} is for pods without accelerators, and others preempt it; name another",)
     )
 
 

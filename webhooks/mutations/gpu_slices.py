@@ -27,6 +27,8 @@ _WARNING_CHARACTERS: Final = 199
 
 _LabelValues = Mapping[str, Sequence[str]]
 
+_ANYWHERE: Final[Mapping[str, str]] = {}
+
 
 @dataclass(frozen=True, slots=True)
 class _Slice:
@@ -55,15 +57,15 @@ def gpu_slices(pod: Pod, scene: Scene) -> Change:
         raise RefusedError(_unknown(value, scene))
     if not wanted.offers:
         raise RefusedError(f"annotation {GPU_SLICE}: this cluster's policy offers no {wanted.word!r}; {_forms(scene)}")
-    made = _made(wanted.offers, scene.nodes)
+    suiting = _made(wanted.offers, scene.nodes, pod.spec.node_selector)
+    made = suiting or _made(wanted.offers, scene.nodes)
     chosen, seen = made or (wanted.offers[0], {})
     requests = _requests(pod, wanted, chosen.resource, scene.policy.gpu_slices)
     selection = require(pod, _requirements(pod, wanted.word, chosen, seen, scene.nodes))
-    absent = made is None and scene.nodes is not None
     return Change(
         (*requests, *selection),
         warnings=(
-            *((_nobody_offers(wanted.word, scene),) if absent else ()),
+            *((_nobody_offers(wanted.word, scene, elsewhere=made is not None),) if scene.nodes and not suiting else ()),
             *selects_too_late(pod, f"{GPU_SLICE}: {wanted.word}", selection),
         ),
         notes={"gpu-slice": f"{wanted.word} is {chosen.resource}"},
@@ -91,11 +93,13 @@ def _filled(offer: SliceOffer, profile: Glob) -> SliceOffer:
     )
 
 
-def _made(offers: Iterable[SliceOffer], nodes: AcceleratorNodes | None) -> tuple[SliceOffer, _LabelValues] | None:
-    """The first offer that a node makes, with the values of its labels."""
+def _made(
+    offers: Iterable[SliceOffer], nodes: AcceleratorNodes | None, selector: Mapping[str, str] = _ANYWHERE
+) -> tuple[SliceOffer, _LabelValues] | None:
+    """The first offer that a node makes which the selector admits, with the values of its labels."""
     if nodes is not None:
         for offer in offers:
-            seen = nodes.label_values(offer.resource, offer.node_labels)
+            seen = nodes.label_values(offer.resource, offer.node_labels, selector)
             if seen is not None:
                 return offer, seen
     return None
@@ -187,7 +191,9 @@ def _requirement(key: str, glob: Glob, seen: Sequence[str]) -> Requirement | Non
 # Words
 
 
-def _nobody_offers(word: str, scene: Scene) -> str:
+def _nobody_offers(word: str, scene: Scene, *, elsewhere: bool) -> str:
+    if elsewhere:
+        return f"no node that nodeSelector admits offers {GPU_SLICE}: {word} now; the pod waits for one"
     nearest_first = sorted(_offered(scene), key=lambda other: (-SequenceMatcher(None, word, other).ratio(), other))
     offered = ", ".join(nearest_first) or "no GPUs at all"
     text = f"no node offers {GPU_SLICE}: {word} now; the pod waits for one. Offered are: {offered}"

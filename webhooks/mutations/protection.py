@@ -8,10 +8,11 @@ from webhooks.mutations.protection_findings import (
     Finding,
     findings,
     gpus_among,
+    hides,
     is_shared_node_pod,
 )
 from webhooks.nodes import AcceleratorNodes
-from webhooks.patch import Operation, plain
+from webhooks.patch import Operation, plain, remove
 from webhooks.pod import WINDOWS, Container, EnvVar, Pod, is_of_daemon_set
 from webhooks.policy.model import OTHER_MAKERS, Protection, Verdict, any_match, protection_for
 from webhooks.scene import NOTHING, Change, RefusedError, Scene
@@ -19,7 +20,7 @@ from webhooks.scene import NOTHING, Change, RefusedError, Scene
 # "void" and not "none", with which NVIDIA's toolkit before 1.18.2 gives all GPUs; the second is for whoever sees them
 # in another way. As they are sent, for they are made for most containers of a cluster.
 _VOID: Final = plain(EnvVar(name=NVIDIA_VISIBLE_DEVICES, value="void"))
-_NO_CUDA: Final = plain(EnvVar(name=CUDA_VISIBLE_DEVICES, value=""))
+_NO_CUDA: Final = {"name": CUDA_VISIBLE_DEVICES, "value": ""}
 _MOST_TOLD: Final = 5
 _ENOUGH: Final = _MOST_TOLD + 1
 
@@ -33,10 +34,11 @@ def protection(pod: Pod, scene: Scene) -> Change:
     found = _by_verdict(pod, scene, rule)
     _refuse(found.get("deny", ()))
     stripped = found.get("strip", ())
-    removals = _last_first(stripped) if stripped else ()
+    shown = _show(pod, scene)
+    removals = _last_first((*shown, *(each for finding in stripped for each in finding.removal)))
     hidden = _hide(pod, scene, removals) if _hides(rule, pod) else ()
     if not found:
-        return Change(hidden) if hidden else NOTHING
+        return Change((*removals, *hidden)) if removals or hidden else NOTHING
     told = (*_some([f"{each.fact}: removed; {each.remedy}" for each in stripped[:_ENOUGH]]), *_warned(found))
     return Change((*removals, *hidden), told, _notes(found))
 
@@ -97,9 +99,11 @@ def _notes(found: Mapping[Verdict, Sequence[Finding]]) -> Mapping[str, str]:
     return {"protection": ", ".join(sorted(told))} if told else {}
 
 
-def _last_first(found: Iterable[Finding]) -> tuple[Operation, ...]:
+def _last_first(found: Sequence[Operation]) -> tuple[Operation, ...]:
     """Every removal once, the later of a list's first, so that each path still leads where it did."""
-    wanted = {operation.path: operation for each in found for operation in each.removal}
+    if not found:
+        return ()
+    wanted = {operation.path: operation for operation in found}
     in_place = [operation for operation in wanted.values() if operation.op == "replace"]
     removals = [operation for operation in wanted.values() if operation.op == "remove"]
     removals.sort(key=_position, reverse=True)
@@ -110,6 +114,21 @@ def _position(operation: Operation) -> tuple[str, int]:
     """Annotations have none."""
     of, _, last = operation.path.rpartition("/")
     return of, int(last) if last.isdecimal() else 0
+
+
+def _show(pod: Pod, scene: Scene) -> Sequence[Operation]:
+    """Take back what hides GPUs from a container that requests one; it would go before what the device plugin says.
+
+    We may have written it ourselves, when the container asked for none yet: other webhooks come in between.
+    """
+    made: list[Operation] = []
+    spec = pod.spec
+    for kind, containers in (("initContainers", spec.init_containers), ("containers", spec.containers)):
+        for index, container in enumerate(containers):
+            if container.env and gpus_among(container, scene.policy):
+                path = f"/spec/{kind}/{index}/env"
+                made += [remove(f"{path}/{place}") for place, each in enumerate(container.env) if hides(each)]
+    return made
 
 
 def _hides(rule: Protection, pod: Pod) -> bool:

@@ -214,9 +214,9 @@ def _visible_devices(place: Place, policy: Policy) -> Iterator[Finding]:
         harmless = _HARMLESS.get(variable.name)
         if harmless is None:
             continue
-        granted = requests_gpu(place.container, policy)
-        if variable.value_from is None and variable.value in harmless and not granted:
+        if variable.value_from is None and variable.value in harmless:
             continue
+        granted = requests_gpu(place.container, policy)
         value = "from elsewhere" if variable.value_from is not None else f"to {shown(variable.value)}"
         yield Finding(
             rule="visible_devices",
@@ -224,6 +224,11 @@ def _visible_devices(place: Place, policy: Policy) -> Iterator[Finding]:
             remedy=_remedy(variable, granted=granted),
             removal=(remove(f"{place.path}/env/{index}"),),
         )
+
+
+def hides(variable: EnvVar) -> bool:
+    """Whether a variable shows no device, as those that we write."""
+    return variable.value_from is None and variable.value in _HARMLESS.get(variable.name, ())
 
 
 def _remedy(variable: EnvVar, *, granted: bool) -> str:

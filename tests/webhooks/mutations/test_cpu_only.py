@@ -212,3 +212,15 @@ def test_no_pod_is_ever_raised_or_refused_by_the_api_server(choices: st.DataObje
     assert after["spec"]["priority"] <= before["spec"]["priority"]
     assert bool(admitted.operations) == (after["spec"]["priority"] < before["spec"]["priority"])
     assert admit(cpu_only, after, place).operations == []
+
+
+def test_a_pod_that_came_to_use_an_accelerator_is_warned_of_the_class() -> None:
+    before = lowered(pod(), where()).pod
+    before["spec"]["containers"][0]["resources"] = {"limits": {"nvidia.com/gpu": "1"}}
+
+    admitted = lowered(before, where())
+
+    assert admitted.operations == []
+    assert admitted.change.warnings == (
+        f"priority class '{CPU}' is for pods without accelerators, and others preempt it; name another",
+    )

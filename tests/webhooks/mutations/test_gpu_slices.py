@@ -26,6 +26,7 @@ GPU = "nvidia.com/gpu"
 SHARED = "nvidia.com/gpu.shared"
 MIG = "nvidia.com/mig-1g.5gb"
 SLICE = "tasuki.dev/gpu-slice"
+SHARING = "nvidia.com/gpu.sharing-strategy"
 A100 = "NVIDIA-A100-SXM4-40GB"
 
 
@@ -259,6 +260,37 @@ def test_without_an_offer_the_first_is_taken_with_what_needs_no_node_to_resolve(
 )
 def test_a_slice_that_no_node_offers_is_warned_of(facts: list[NodeFacts], word: str, expected: str) -> None:
     assert admit(gpu_slices, wanting(word), where(*facts)).change.warnings == (expected,)
+
+
+@pytest.mark.parametrize(
+    ("selector", "resource"),
+    [
+        pytest.param({}, SHARED, id="any node"),
+        pytest.param({"host": "renamed"}, SHARED, id="the node where they are renamed"),
+        pytest.param({"host": "plain"}, GPU, id="the node where they are not"),
+    ],
+)
+def test_the_offer_is_one_of_the_nodes_that_the_pod_selects(selector: dict[str, str], resource: str) -> None:
+    shared = NodeFacts("a", {"host": "renamed"}, (), frozenset({SHARED}))
+    plain = NodeFacts("b", {"host": "plain", SHARING: "time-slicing"}, (), frozenset({GPU}))
+    before = wanting("timeshare", **({"nodeSelector": selector} if selector else {}))
+
+    admitted = admit(gpu_slices, before, where(shared, plain))
+
+    assert amounts(admitted) == {resource: "1"}
+    assert admitted.change.warnings == ()
+
+
+def test_a_selection_of_nodes_that_offer_no_such_slice_is_warned_of() -> None:
+    shared = NodeFacts("a", {"host": "renamed"}, (), frozenset({SHARED}))
+    before = wanting("timeshare", nodeSelector={"host": "elsewhere"})
+
+    admitted = admit(gpu_slices, before, where(shared))
+
+    assert amounts(admitted) == {SHARED: "1"}
+    assert admitted.change.warnings == (
+        f"no node that nodeSelector admits offers {SLICE}: timeshare now; the pod waits for one",
+    )
 
 
 def test_a_name_that_a_device_plugin_has_given_up_is_no_offer() -> None:

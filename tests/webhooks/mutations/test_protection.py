@@ -33,7 +33,9 @@ class Nodes:
     oldest_kubelet: tuple[int, int] = (1, 36)
     may_have_nvidia: bool = True
 
-    def label_values(self, resource: str, wanted: Mapping[str, str]) -> Mapping[str, Sequence[str]] | None:
+    def label_values(
+        self, resource: str, wanted: Mapping[str, str], selected: Mapping[str, str] = {}
+    ) -> Mapping[str, Sequence[str]] | None:
         return None if wanted or resource not in self.resources else {}
 
     def taints(self, resource: str) -> Sequence[Taint]:
@@ -168,8 +170,6 @@ def test_a_refusal_names_some_of_many_reasons() -> None:
         pytest.param({"name": "CUDA_VISIBLE_DEVICES", "value": "0"}, 0, True, id="a GPU by its index"),
         pytest.param({"name": "CUDA_VISIBLE_DEVICES", "value": ""}, 0, False, id="no GPU for CUDA"),
         pytest.param({"name": "CUDA_VISIBLE_DEVICES", "value": "-1"}, 0, False, id="no GPU for CUDA, by number"),
-        pytest.param({"name": "CUDA_VISIBLE_DEVICES", "value": ""}, 1, True, id="before the device plugin's own"),
-        pytest.param({"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"}, 1, True, id="void instead of a granted GPU"),
         pytest.param({"name": "NVIDIA_DRIVER_CAPABILITIES", "value": "all"}, 1, False, id="driver capabilities"),
         pytest.param(
             {"name": "NVIDIA_VISIBLE_DEVICES", "valueFrom": {"configMapKeyRef": {"name": "a", "key": "b"}}},
@@ -516,6 +516,18 @@ def test_gpus_are_not_hidden_from_pods_on_shared_nodes() -> None:
     admitted = admit(protection, before, hiding(reachable=True, shared_nodes=SharedNodes()))
 
     assert admitted.operations == []
+
+
+@pytest.mark.parametrize("verdict", ["deny", "strip", "warn", "allow"])
+def test_what_hides_gpus_is_taken_back_when_another_webhook_adds_a_request(verdict: Verdict) -> None:
+    where = under(verdict, reachable=True, hides=True)
+    hidden = admit(protection, pod(container(env={"A": "1"}), container("beside")), where).pod
+    hidden["spec"]["containers"][0]["resources"] = {"limits": {"nvidia.com/gpu": "1"}}
+
+    admitted = admit(protection, hidden, where)
+
+    assert [env_of(each) for each in admitted.pod["spec"]["containers"]] == [{"A": "1"}, HIDDEN]
+    assert admitted.change.warnings == ()
 
 
 def test_nothing_is_hidden_from_windows() -> None:

@@ -101,7 +101,7 @@ def test_what_is_published_is_valid_for_schema_and_reader(text: str) -> None:
 def test_the_example_shows_the_defaults() -> None:
     shown = read_policy(EXAMPLE.read_bytes())
 
-    assert list(_differences(shown, "")) == ["exempt_namespaces", "teams"]
+    assert list(_differences(shown, "")) == ["exempt_namespaces", "teams", "modules.lmod"]
 
 
 def _differences(section: Any, path: str) -> Iterator[str]:
