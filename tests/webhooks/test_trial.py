@@ -1,5 +1,7 @@
 """`tasuki webhooks --try`: what a person sees of a policy before a cluster does."""
 
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,16 @@ from webhooks.__main__ import main
 ROOT = Path(__file__).parents[2]
 POLICY = ROOT / "examples" / "admission" / "policy.yaml"
 EXAMPLES = sorted(path for path in POLICY.parent.glob("*.yaml") if path != POLICY)
+
+
+@pytest.fixture(autouse=True)
+def others_logging() -> Iterator[None]:
+    """As it was before: the command sends logs to what pytest captures of standard error, which ends with the test."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 def written(folder: Path, text: str) -> str:
