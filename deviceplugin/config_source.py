@@ -13,11 +13,8 @@ from deviceplugin.config.precedence import Overrides, load, notices
 from deviceplugin.settings import Fallback
 from tasuki.kube.names import NVIDIA_CONFIG_LABEL
 from tasuki.process.document import ConfigError
-from tasuki.process.file_source import content_of, folders_of
+from tasuki.process.file_source import content_of, folders_of, settled
 from tasuki.process.watching import FolderWatch
-
-# A file that changes at every look is taken as it is after so many.
-_MOST_LOOKS: Final = 10
 
 _NAMED_FALLBACK: Final = "default"
 
@@ -110,7 +107,7 @@ class ConfigSource:
             watched = (await asyncio.to_thread(self._look)).watched
             with FolderWatch(watched) as watch:
                 # Looked at only now, so that no change falls between the look and the watch.
-                reading = await self._settled()
+                reading = await settled(self._look, self._last, self._pace.settle_seconds)
                 if reading != self._last:
                     self._last = reading
                     yield self._judged(reading)
@@ -125,18 +122,6 @@ class ConfigSource:
                 await self._chosen.wait()
         except TimeoutError:
             return  # no API server answers, the default does until one does
-
-    async def _settled(self) -> _Reading:
-        """A look at the files that the next look confirms; the first ever, and one without change, need none."""
-        reading = await asyncio.to_thread(self._look)
-        for _ in range(_MOST_LOOKS):
-            if self._last in (None, reading):
-                break
-            await asyncio.sleep(self._pace.settle_seconds)
-            earlier, reading = reading, await asyncio.to_thread(self._look)
-            if reading == earlier:
-                break
-        return reading
 
     async def _woken(self, watch: FolderWatch) -> None:
         """Until a file changes, another is chosen, or it is time for a look anyway."""

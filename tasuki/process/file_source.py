@@ -29,6 +29,7 @@ _LONGEST_PROBLEM: Final = 4_000
 _NULL_DEVICE: Final = os.makedev(1, 3)
 
 _Value = TypeVar("_Value")
+_Seen = TypeVar("_Seen")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,24 +93,12 @@ class FileSource(Generic[_Value]):
             watched = (await asyncio.to_thread(self._look)).watched
             with FolderWatch(watched) as watch:
                 # Looked at only now, so that no change falls between the look and the watch.
-                look = await self._settled()
+                look = await settled(self._look, self._seen, self._pace.settle_seconds)
                 if look != self._seen:
                     self._seen = look
                     await self._judge(look)
                 if look.watched == watched:
                     await watch.wait(self._pace.poll_seconds)
-
-    async def _settled(self) -> _Look:
-        """A look that the next look confirms; the first ever, and one without change, need none."""
-        look = await asyncio.to_thread(self._look)
-        for _ in range(_MOST_LOOKS):
-            if self._seen in (None, look):
-                break
-            await asyncio.sleep(self._pace.settle_seconds)
-            earlier, look = look, await asyncio.to_thread(self._look)
-            if look == earlier:
-                break
-        return look
 
     def _look(self) -> _Look:
         """Blocking: from a worker thread."""
@@ -151,6 +140,25 @@ class FileSource(Generic[_Value]):
             log.error("not in force problem=%s", problem)
         self._problem = problem
         self._report(problem)
+
+
+async def settled(look: Callable[[], _Seen], last: _Seen | None, settle_seconds: float) -> _Seen:
+    """A look that the next look confirms; the first ever (`last` is None), and one without change, need none.
+
+    Args:
+        look: Blocking; called from a worker thread.
+        last: What was seen before.
+        settle_seconds: Between two looks at something that changes.
+    """
+    seen = await asyncio.to_thread(look)
+    for _ in range(_MOST_LOOKS):
+        if last in (None, seen):
+            break
+        await asyncio.sleep(settle_seconds)
+        earlier, seen = seen, await asyncio.to_thread(look)
+        if seen == earlier:
+            break
+    return seen
 
 
 def content_of(path: Path) -> bytes:
