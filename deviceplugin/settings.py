@@ -16,9 +16,19 @@ from deviceplugin.config.precedence import Overrides
 from deviceplugin.config.values import is_subdomain
 from tasuki.kube.names import NVIDIA_CONFIG_LABEL
 from tasuki.process.document import ConfigError
-from tasuki.process.logging import LEVELS, LogFormat
-from tasuki.process.options import Option, OptionError, address, arguments, check_variables, fields, one_of, path, words
-from tasuki.process.sentences import alternatives
+from tasuki.process.logging import LogFormat
+from tasuki.process.options import (
+    LOG_OPTIONS,
+    Option,
+    OptionError,
+    address,
+    arguments,
+    check_variables,
+    fields,
+    one_of,
+    path,
+    words,
+)
 from tasuki.process.unix_sockets import LONGEST_PATH_BYTES
 
 KubeApi = Literal["auto", "off"]
@@ -180,14 +190,7 @@ _TASUKI: Final = (
         "where /metrics, /readyz and /healthz are served; empty: nowhere (0.0.0.0:9422)",
         empty=(None,),
     ),
-    Option(
-        "log_level", "log-level", "TASUKI_LOG_LEVEL", one_of(LEVELS),
-        f"{alternatives(LEVELS)} (info)",
-    ),
-    Option(
-        "log_format", "log-format", "TASUKI_LOG_FORMAT", one_of(get_args(LogFormat)),
-        f"{alternatives(get_args(LogFormat))} (text)",
-    ),
+    *LOG_OPTIONS,
 )  # fmt: skip
 
 _OPTIONS: Final = (*_NVIDIA, *_TASUKI)

@@ -9,9 +9,19 @@ from typing import Final, Literal, get_args
 
 import msgspec
 
-from tasuki.process.logging import LEVELS, LogFormat
-from tasuki.process.options import Option, OptionError, address, arguments, check_variables, fields, one_of, path, words
-from tasuki.process.sentences import alternatives
+from tasuki.process.logging import LogFormat
+from tasuki.process.options import (
+    LOG_OPTIONS,
+    Option,
+    OptionError,
+    address,
+    arguments,
+    check_variables,
+    fields,
+    one_of,
+    path,
+    words,
+)
 
 KubeApi = Literal["auto", "off"]
 
@@ -132,13 +142,7 @@ _OPTIONS: Final = (
         "kube_api", "kube-api", "TASUKI_KUBE_API", one_of(get_args(KubeApi)),
         "auto: watch nodes, namespaces and priority classes if an API server is configured; off (auto)",
     ),
-    Option(
-        "log_level", "log-level", "TASUKI_LOG_LEVEL", one_of(LEVELS), f"{alternatives(LEVELS)} (info)",
-    ),
-    Option(
-        "log_format", "log-format", "TASUKI_LOG_FORMAT", one_of(get_args(LogFormat)),
-        f"{alternatives(get_args(LogFormat))} (text)",
-    ),
+    *LOG_OPTIONS,
     Option(
         "trial", "try", "TASUKI_TRY", path,
         "do not serve: print what would become of the pods in this YAML file, then end; `-` is standard input (none)",

@@ -5,8 +5,9 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
+from tasuki.process.logging import LEVELS, LogFormat
 from tasuki.process.sentences import alternatives, nearest, shown
 
 # What the kubelet adds for each Service whose name begins with `tasuki` (Kubernetes: environment variables).
@@ -163,3 +164,13 @@ def _is_encodable(host: str) -> bool:
     except UnicodeError:
         return False
     return True
+
+
+# What every service that logs can be told.
+LOG_OPTIONS: Final = (
+    Option("log_level", "log-level", "TASUKI_LOG_LEVEL", one_of(LEVELS), f"{alternatives(LEVELS)} (info)"),
+    Option(
+        "log_format", "log-format", "TASUKI_LOG_FORMAT", one_of(get_args(LogFormat)),
+        f"{alternatives(get_args(LogFormat))} (text)",
+    ),
+)  # fmt: skip
