@@ -124,6 +124,15 @@ def set_node_selector(pod: Pod, wanted: Mapping[str, str]) -> Operations:
     return set_keys("/spec/nodeSelector", pod.spec.node_selector, wanted)
 
 
+def contradicted(pod: Pod, wanted: Mapping[str, str]) -> tuple[str, str, str] | None:
+    """The first label of a node selector for which the pod's own wants another value: label, wanted, found."""
+    for key, value in wanted.items():
+        found = pod.spec.node_selector.get(key, value)
+        if found != value:
+            return key, value, found
+    return None
+
+
 def require(pod: Pod, wanted: Iterable[Requirement]) -> Operations:
     """Let the pod run only on nodes that meet all of these requirements.
 

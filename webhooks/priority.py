@@ -1,12 +1,13 @@
 """How urgent a pod is, and how another PriorityClass is given to it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from tasuki.kube.names import GPU_SHARING, GPU_SLICE, VACCEL
+from tasuki.process.sentences import shortened
 from webhooks.cluster import PriorityClass
-from webhooks.patch import Operation, Operations, add, remove
+from webhooks.patch import Operations, add, remove
 from webhooks.pod import Pod, annotation, is_of_daemon_set, places, requested
 from webhooks.policy.model import Policy, accelerators_among, any_match, rule_for
 from webhooks.scene import Scene
@@ -147,16 +148,11 @@ def set_priority_class(pod: Pod, name: str) -> Operations:
     It has already computed `priority` and `preemptionPolicy` from the former class. It will again, and would refuse
     the pod if what it finds there is not what the new class says (plugin/pkg/admission/priority/admission.go).
     """
-    return (add("/spec/priorityClassName", name), *_stale(pod))
-
-
-def _stale(pod: Pod) -> Iterator[Operation]:
-    if pod.spec.priority is not None:
-        yield remove("/spec/priority")
-    if pod.spec.preemption_policy:
-        yield remove("/spec/preemptionPolicy")
+    spec = pod.spec
+    stale = {"/spec/priority": spec.priority is not None, "/spec/preemptionPolicy": bool(spec.preemption_policy)}
+    return (add("/spec/priorityClassName", name), *(remove(path) for path, is_there in stale.items() if is_there))
 
 
 def short(name: str) -> str:
     """A class's name, quoted, in a sentence of which clients see some 200 characters."""
-    return repr(name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…")
+    return repr(shortened(name, _LONGEST_NAME))

@@ -6,6 +6,7 @@ from typing import Any, Final
 import msgspec
 
 from tasuki.kube.objects import UNREADABLE
+from tasuki.process import sentences
 from webhooks.patch import Operations
 
 # The API server takes requests of 3 MiB (MaxRequestBodyBytes in staging/src/k8s.io/apiserver/pkg/server/config.go), and
@@ -165,7 +166,7 @@ def _answer(response: _Response) -> bytes:
 def shortened(warning: str) -> str:
     """A warning that fits an HTTP header: one line, printable, of at most 256 characters."""
     line = "".join(each if each.isprintable() else " " for each in warning)
-    return line if len(line) <= _WARNING_CHARACTERS else f"{line[: _WARNING_CHARACTERS - 1]}…"
+    return sentences.shortened(line, _WARNING_CHARACTERS)
 
 
 def without_nulls(value: Any) -> Any:

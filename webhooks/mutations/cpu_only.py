@@ -3,8 +3,8 @@
 from webhooks.cluster import PriorityClass
 from webhooks.pod import Pod
 from webhooks.priority import (
-    Classes,
     Standing,
+    TeamClasses,
     is_cpu_only,
     set_priority_class,
     short,
@@ -28,11 +28,12 @@ def cpu_only(pod: Pod, scene: Scene) -> Change:
             return NOTHING
         return Change(notes={"cpu-only": f"not lowered: PriorityClass {rules.priority_class} is not known"})
     former = standing(pod, classes)
-    if former is None or not _is_lower(low, former, scene, classes) or not is_cpu_only(pod, scene):
+    team = team_classes(scene, classes)
+    if former is None or not _is_lower(low, former, team) or not is_cpu_only(pod, scene):
         return NOTHING
     return Change(
         operations=set_priority_class(pod, low.name),
-        warnings=(_warning(former, low),) if _is_users_choice(former, scene, classes) else (),
+        warnings=(_warning(former, low),) if _is_users_choice(former, team) else (),
         notes={"cpu-only": f"lowered to {low.name}"},
     )
 
@@ -47,11 +48,10 @@ def _warned(pod: Pod, scene: Scene) -> Change:
     )
 
 
-def _is_lower(low: PriorityClass, former: Standing, scene: Scene, classes: Classes) -> bool:
+def _is_lower(low: PriorityClass, former: Standing, team: TeamClasses | None) -> bool:
     """Whether the class lowers what the pod would have in the end, with what its team gives and forbids."""
     if former.is_system:
         return False
-    team = team_classes(scene, classes)
     if team is None:
         return low.value < former.value
     if former.chosen and team.forbids(former.value):
@@ -60,8 +60,7 @@ def _is_lower(low: PriorityClass, former: Standing, scene: Scene, classes: Class
     return low.value < (given or former).value and not team.forbids(low.value)
 
 
-def _is_users_choice(former: Standing, scene: Scene, classes: Classes) -> bool:
-    team = team_classes(scene, classes)
+def _is_users_choice(former: Standing, team: TeamClasses | None) -> bool:
     default = None if team is None else team.default
     return former.chosen and (default is None or default.name != former.name)
 

@@ -111,7 +111,7 @@ def _made(
 def _requests(pod: Pod, wanted: _Slice, resource: str, policy: GpuSlices) -> Operations:
     """Rename what asks for a GPU in general, or ask for one where nothing does."""
     general = {NVIDIA_GPU, *(offer.resource for offer in wanted.offers)}
-    others = [offer.resource for offer in (*policy.timeshare, *policy.mig, *policy.whole)]
+    others = [offer.resource for offer in policy.offers]
     made: list[Operation] = []
     asked = False
     for place in places(pod, "initContainers", "containers"):

@@ -11,7 +11,7 @@ from tasuki.kube.names import MODULES, MODULES_CONTAINERS
 from tasuki.process.sentences import shown
 from webhooks import catalogue
 from webhooks.catalogue import Catalogue
-from webhooks.editing import add_volumes, set_node_selector
+from webhooks.editing import add_volumes, contradicted, set_node_selector
 from webhooks.mutations.modules_delivery import deliver, delivery_for, warnings
 from webhooks.mutations.modules_loading import loaders
 from webhooks.mutations.modules_wish import NAME, Wish
@@ -119,9 +119,8 @@ def _volumes(policy: Modules) -> Iterable[Volume]:
 
 
 def _select_nodes(pod: Pod, wanted: Mapping[str, str]) -> Operations:
-    for key, value in wanted.items():
-        found = pod.spec.node_selector.get(key, value)
-        if found != value:
-            text = f"{MODULES}: the modules are on nodes with {key}={value}, but the pod selects {key}={found}"
-            raise RefusedError(f"{text}; remove that from its nodeSelector")
+    if contradiction := contradicted(pod, wanted):
+        key, value, found = contradiction
+        text = f"{MODULES}: the modules are on nodes with {key}={value}, but the pod selects {key}={found}"
+        raise RefusedError(f"{text}; remove that from its nodeSelector")
     return set_node_selector(pod, wanted)

@@ -14,7 +14,7 @@ from webhooks.mutations.protection_findings import (
 from webhooks.nodes import AcceleratorNodes
 from webhooks.patch import Operation, plain, remove
 from webhooks.pod import WINDOWS, Container, EnvVar, Pod, is_of_daemon_set
-from webhooks.policy.model import OTHER_MAKERS, Protection, Verdict, any_match, protection_for
+from webhooks.policy.model import OTHER_MAKERS, Policy, Protection, Verdict, any_match, protection_for
 from webhooks.scene import NOTHING, Change, RefusedError, Scene
 
 # "void" and not "none", with which NVIDIA's toolkit before 1.18.2 gives all GPUs; the second is for whoever sees them
@@ -23,6 +23,9 @@ _VOID: Final = plain(EnvVar(name=NVIDIA_VISIBLE_DEVICES, value="void"))
 _NO_CUDA: Final = {"name": CUDA_VISIBLE_DEVICES, "value": ""}
 _MOST_TOLD: Final = 5
 _ENOUGH: Final = _MOST_TOLD + 1
+
+# Where a container's environment is, the container, and what it requests that may be a GPU.
+_Asking = tuple[str, Container, frozenset[str]]
 
 _NOTHING_FOUND: Final[Mapping[Verdict, Sequence[Finding]]] = {}
 
@@ -34,9 +37,9 @@ def protection(pod: Pod, scene: Scene) -> Change:
     found = _by_verdict(pod, scene, rule)
     _refuse(found.get("deny", ()))
     stripped = found.get("strip", ())
-    shown = _show(pod, scene)
-    removals = _last_first((*shown, *(each for finding in stripped for each in finding.removal)))
-    hidden = _hide(pod, scene, removals) if _hides(rule, pod) else ()
+    asking = _asking(pod, scene.policy)
+    removals = _last_first((*_show(asking), *(each for finding in stripped for each in finding.removal)))
+    hidden = _hide(pod, scene, asking, removals) if _hides(rule, pod) else ()
     if not found:
         return Change((*removals, *hidden)) if removals or hidden else NOTHING
     told = (*_some([f"{each.fact}: removed; {each.remedy}" for each in stripped[:_ENOUGH]]), *_warned(found))
@@ -116,19 +119,27 @@ def _position(operation: Operation) -> tuple[str, int]:
     return of, int(last) if last.isdecimal() else 0
 
 
-def _show(pod: Pod, scene: Scene) -> Sequence[Operation]:
+def _asking(pod: Pod, policy: Policy) -> Sequence[_Asking]:
+    spec = pod.spec
+    return [
+        (f"/spec/{kind}/{index}/env", container, gpus_among(container, policy))
+        for kind, containers in (("initContainers", spec.init_containers), ("containers", spec.containers))
+        for index, container in enumerate(containers)
+    ]
+
+
+def _show(asking: Iterable[_Asking]) -> Sequence[Operation]:
     """Take back what hides GPUs from a container that requests one; it would go before what the device plugin says.
 
     We may have written it ourselves, when the container asked for none yet: other webhooks come in between.
     """
-    made: list[Operation] = []
-    spec = pod.spec
-    for kind, containers in (("initContainers", spec.init_containers), ("containers", spec.containers)):
-        for index, container in enumerate(containers):
-            if container.env and gpus_among(container, scene.policy):
-                path = f"/spec/{kind}/{index}/env"
-                made += [remove(f"{path}/{place}") for place, each in enumerate(container.env) if hides(each)]
-    return made
+    return [
+        remove(f"{path}/{index}")
+        for path, container, gpus in asking
+        if gpus
+        for index, variable in enumerate(container.env)
+        if hides(variable)
+    ]
 
 
 def _hides(rule: Protection, pod: Pod) -> bool:
@@ -138,20 +149,18 @@ def _hides(rule: Protection, pod: Pod) -> bool:
     return rule.hides_unrequested and (rule.hides_daemon_sets or not is_of_daemon_set(pod))
 
 
-def _hide(pod: Pod, scene: Scene, removals: Iterable[Operation]) -> tuple[Operation, ...]:
+def _hide(pod: Pod, scene: Scene, asking: Iterable[_Asking], removals: Iterable[Operation]) -> tuple[Operation, ...]:
     """Where NVIDIA's runtime is a node's default, an image may ask it for all GPUs (ENV NVIDIA_VISIBLE_DEVICES=all)."""
     if is_shared_node_pod(pod, scene.policy):
         return ()
-    spec = pod.spec
     others: list[tuple[str, Container]] = []
     beside = False
-    for kind, containers in (("initContainers", spec.init_containers), ("containers", spec.containers)):
-        for index, container in enumerate(containers):
-            if gpus := gpus_among(container, scene.policy):
-                beside = beside or not all(any_match(OTHER_MAKERS, name) for name in gpus)
-            # A claim of dynamic resource allocation may be for a GPU.
-            elif not container.resources.claims:
-                others.append((f"/spec/{kind}/{index}/env", container))
+    for path, container, gpus in asking:
+        if gpus:
+            beside = beside or not all(any_match(OTHER_MAKERS, name) for name in gpus)
+        # A claim of dynamic resource allocation may be for a GPU.
+        elif not container.resources.claims:
+            others.append((path, container))
     if not others or not (beside or _could_land_beside_nvidia(pod, scene.nodes)):
         return ()
     removed = frozenset([operation.path for operation in removals])

@@ -176,9 +176,7 @@ def _is_gpu(resource: str, policy: Policy) -> bool:
     # Device plugins can be told other names.
     if resource.startswith(f"{NVIDIA_DOMAIN}/") and accelerators_among((resource,), policy):
         return True
-    slices = policy.gpu_slices
-    offers = (*slices.timeshare, *slices.mig, *slices.whole)
-    return any(fnmatchcase(resource, offer.resource.replace("{profile}", "*")) for offer in offers)
+    return any(fnmatchcase(resource, each.resource.replace("{profile}", "*")) for each in policy.gpu_slices.offers)
 
 
 def gpus_among(container: Container, policy: Policy) -> frozenset[str]:
@@ -211,10 +209,7 @@ def _injected(annotations: Iterable[str]) -> Iterator[Finding]:
 
 def _visible_devices(place: Place, policy: Policy) -> Iterator[Finding]:
     for index, variable in enumerate(place.container.env):
-        harmless = _HARMLESS.get(variable.name)
-        if harmless is None:
-            continue
-        if variable.value_from is None and variable.value in harmless:
+        if variable.name not in _HARMLESS or hides(variable):
             continue
         granted = requests_gpu(place.container, policy)
         value = "from elsewhere" if variable.value_from is not None else f"to {shown(variable.value)}"

@@ -16,7 +16,7 @@ from tasuki.kube.names import (
 from tasuki.kube.quantity import QuantityError
 from tasuki.process.sentences import shown
 from webhooks.burstable import with_small_requests
-from webhooks.editing import add_tolerations, set_env, set_node_selector
+from webhooks.editing import add_tolerations, contradicted, set_env, set_node_selector
 from webhooks.mutations.wording import selects_too_late
 from webhooks.patch import Operations, pointer, remove
 from webhooks.pod import EnvVar, Place, Pod, annotation, places
@@ -85,13 +85,12 @@ def _pool(pod: Pod, scene: Scene, asked: str) -> SharedNodes:
             f"{GPU_SHARING} and {GPU_SLICE} contradict each other: the first is for GPUs that all pods of a node see, "
             "the second for a part of one; remove one of them"
         )
-    for key, value in pool.node_selector.items():
-        users = pod.spec.node_selector.get(key, value)
-        if users != value:
-            raise RefusedError(
-                f"nodeSelector {key} is {shown(users)}, but the shared nodes have {value!r} there; remove it from the "
-                f"nodeSelector, or remove the annotation {GPU_SHARING}"
-            )
+    if contradiction := contradicted(pod, pool.node_selector):
+        key, value, users = contradiction
+        raise RefusedError(
+            f"nodeSelector {key} is {shown(users)}, but the shared nodes have {value!r} there; remove it from the "
+            f"nodeSelector, or remove the annotation {GPU_SHARING}"
+        )
     return pool
 
 

@@ -11,6 +11,7 @@ from webhooks.editing import (
     add_missing_env,
     add_mounts,
     add_volumes,
+    contradicted,
     request_one,
     set_labels,
     set_node_selector,
@@ -192,13 +193,12 @@ def _sandbox(pod: Pod, *, policy: Vaccel, offer: VaccelSandbox, held: str) -> Ch
             f"{VACCEL}: sandbox means runtimeClassName {offer.runtime_class!r}, and the pod has {shown(there)}; "
             "leave one of them out"
         )
-    for key, value in offer.node_selector.items():
-        found = pod.spec.node_selector.get(key, value)
-        if found != value:
-            raise RefusedError(
-                f"{VACCEL}: sandbox needs nodes with {key}={value}, and the pod's nodeSelector has {shown(found)}; "
-                "leave that key out"
-            )
+    if contradiction := contradicted(pod, offer.node_selector):
+        key, value, found = contradiction
+        raise RefusedError(
+            f"{VACCEL}: sandbox needs nodes with {key}={value}, and the pod's nodeSelector has {shown(found)}; "
+            "leave that key out"
+        )
     connected = _connected(pod, policy, _HOST_OF_SANDBOX, held)
     operations = (
         *(() if there else (add("/spec/runtimeClassName", offer.runtime_class),)),

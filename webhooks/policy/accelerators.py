@@ -179,6 +179,11 @@ class GpuSlices(Section, frozen=True, kw_only=True):
         ),
     )
 
+    @property
+    def offers(self) -> tuple[SliceOffer, ...]:
+        """Of every kind."""
+        return (*self.timeshare, *self.mig, *self.whole)
+
 
 class Requests(Section, frozen=True, kw_only=True):
     """Of each container.
