@@ -155,6 +155,8 @@ async def test_changes_of_each_part(api: ApiServer, kube: Kube) -> None:
         await api.put(PRIORITY_CLASSES, "urgent", value=7)
         await seen.until(lambda: names(seen) == {"stays", "comes"})
         await seen.until(lambda: seen.last.priority_classes == {"urgent": PriorityClass("urgent", 7)})
+        # Each kind has a watch of its own, and they may come in any order.
+        await seen.until(lambda: facts(seen, "stays").labels == {"pool": "new"} and bool(seen.last.namespaces))
 
         assert facts(seen, "stays").labels == {"pool": "new"}
         assert seen.last.namespaces == {"research": {"team": "vision"}}
