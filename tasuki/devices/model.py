@@ -112,3 +112,8 @@ def slices_of(device: Device, replicas: int | None) -> tuple[Slice, ...]:
     if replicas is None:
         return (Slice(device.id, device),)
     return tuple(Slice(f"{device.id}::{n}", device, n, replicas) for n in range(replicas))
+
+
+def device_id_of(slice_id: str) -> str:
+    """The id of the device that a slice is cut from, for those who know a slice by its id alone: see `slices_of`."""
+    return slice_id.partition("::")[0]

@@ -20,6 +20,10 @@ AMD_DOMAIN: Final = "amd.com"
 ACCELERATOR_NODE_KIND: Final = "AcceleratorNode"
 ACCELERATOR_NODE_PLURAL: Final = "acceleratornodes"
 
+# The object that each node's cache keeps.
+CACHE_NODE_KIND: Final = "CacheNode"
+CACHE_NODE_PLURAL: Final = "cachenodes"
+
 # Who wrote a field or sent an event.
 FIELD_MANAGER: Final = "tasuki-deviceplugin"
 EVENT_COMPONENT: Final = "tasuki-deviceplugin"
@@ -62,12 +66,24 @@ OBJECTIVE: Final = f"{DOMAIN}/objective"
 DATAFLOW: Final = f"{DOMAIN}/dataflow"
 FUNCTION: Final = f"{DOMAIN}/function"
 
-# What Tasuki writes on a pod: the buckets of `CACHE`, sorted, each once, for the scheduler extender; and the devices
-# that the extender chose, which the Binding carries.
+# What the functions of a chain that this one is connected with are called, and how much passes:
+# `decode=6220800@30, infer=150528@30` is bytes an item and items a second.
+EDGES: Final = f"{DOMAIN}/edges"
+# Where the chain's planner wants the pod, as `tasuki.kube.placement.Plan` spells it.
+PLAN: Final = f"{DOMAIN}/plan"
+
+# What Tasuki writes on a pod: the buckets of `CACHE`, sorted, each once, for the scheduler extender; and what the
+# extender chose, which the Binding carries: the devices' ids with commas between, as CUDA_VISIBLE_DEVICES has them, and
+# for machines who gets how many slices of which, as `tasuki.kube.placement` spells it.
 CACHE_BUCKETS: Final = f"{DOMAIN}/cache-buckets"
 BOUND_DEVICES: Final = f"{DOMAIN}/devices"
+BOUND_SLICES: Final = f"{DOMAIN}/slices"
+
+# What the extender writes on a node when there is room again that no other event tells of, so that the scheduler looks
+# at waiting pods again.
+ROOM_FREED: Final = f"{DOMAIN}/room-freed"
 
 POD_ANNOTATIONS: Final = (
     GPU_SLICE, GPU_SHARING, GPU_DEVICES, MODULES, MODULES_CONTAINERS, VACCEL, CACHE, SPREAD, PACK, GPU_MEMORY,
-    OBJECTIVE, DATAFLOW, FUNCTION, CACHE_BUCKETS, BOUND_DEVICES,
+    OBJECTIVE, DATAFLOW, FUNCTION, EDGES, PLAN, CACHE_BUCKETS, BOUND_DEVICES, BOUND_SLICES,
 )  # fmt: skip

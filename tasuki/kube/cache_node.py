@@ -1,0 +1,42 @@
+"""CacheNode: what one node's object cache publishes of what it holds, read by whoever places work near its data."""
+
+import msgspec
+
+from tasuki.kube.names import API_GROUP, API_VERSION, CACHE_NODE_KIND
+from tasuki.kube.objects import ObjectMeta
+
+
+class BucketResidency(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """How much of a bucket lies on the node's disks."""
+
+    name: str
+    bytes: int
+    objects: int
+
+
+class CacheNodeStatus(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """Everything that a node's cache publishes; each field is written each time, even if empty.
+
+    Attributes:
+        zone: The failure domain within which keys are spread over the caches (`topology.kubernetes.io/zone`); empty
+            if nodes have none.
+        serving: Whether the cache answers; what it holds counts for nothing while it does not.
+        buckets: Sorted by name; those of which it holds nothing are absent.
+        observed_time: RFC 3339; when the cache counted.
+    """
+
+    zone: str
+    serving: bool
+    capacity_bytes: int
+    used_bytes: int
+    buckets: tuple[BucketResidency, ...]
+    observed_time: str
+
+
+class CacheNode(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """The object; its name is its node's."""
+
+    api_version: str = f"{API_GROUP}/{API_VERSION}"
+    kind: str = CACHE_NODE_KIND
+    metadata: ObjectMeta
+    status: CacheNodeStatus | msgspec.UnsetType = msgspec.UNSET
