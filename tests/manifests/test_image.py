@@ -105,6 +105,7 @@ def test_the_wheel_has_no_tests_and_no_build_files(wheel: zipfile.ZipFile) -> No
         "deviceplugin",
         "protos",
         "tasuki",
+        "schedext",
         "webhooks",
     }
 

@@ -1,0 +1,106 @@
+"""What reading its buckets costs a pod, by where it runs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from schedext.costs import Costs, Way
+from schedext.residency import Residency, Share
+
+
+@dataclass(frozen=True, slots=True)
+class DataSeconds:
+    """Seconds lost in an hour: `by_node.get(name)`, else `by_zone.get(zone, default)`.
+
+    Attributes:
+        by_node: Of nodes that hold some of the buckets themselves.
+        by_zone: Of every other node of a zone that holds some of them.
+        default: Of nodes anywhere else.
+    """
+
+    by_node: Mapping[str, float] = field(default_factory=dict)
+    by_zone: Mapping[str, float] = field(default_factory=dict)
+    default: float = 0.0
+
+    def at(self, node: str, zone: str) -> float:
+        return self.by_node.get(node, self.by_zone.get(zone, self.default))
+
+
+@dataclass(frozen=True, slots=True)
+class _Prices:
+    """Seconds for a byte, by who has it."""
+
+    node: float
+    zone: float
+    elsewhere: float
+
+
+# Whether nobody holds anything or nothing is read: it makes no difference where.
+_NONE: Final = DataSeconds()
+
+
+def data_seconds(
+    buckets: Sequence[str], residency: Residency, costs: Costs, *, across_zones: bool = True
+) -> DataSeconds:
+    """For reading every bucket once an hour, object after object.
+
+    Of a bucket, the node's own bytes come from its disk, the rest of what its zone has from another disk of the zone
+    over the network, and what the zone lacks from another zone; or from the origin, if caches of other zones are
+    not asked (`across_zones`). A disk and the network behind it work at the same time, so that the slower of the two
+    counts, but their latencies add up.
+
+    An estimate, which does not know:
+
+    * how large a bucket is. A zone holds at most all of it, so the largest zone's bytes are taken for the whole. What
+      no zone holds comes from the origin wherever the pod runs, and so says nothing about where it should; a bucket
+      that nobody holds costs nothing.
+    * which objects the pod will read. A node's own share is what the node reports, as if each byte were read equally
+      often; that a named object's owner can be computed (Maglev over the zone's nodes) is not used.
+    * how many reads the pod keeps in flight: with k at a time, latencies count up to k times too much.
+    """
+    held = [shares for bucket in buckets if (shares := residency.shares(bucket))]
+    if not held:
+        return _NONE
+    default = 0.0
+    by_zone = dict.fromkeys(sorted({zone for shares in held for zone in shares}), 0.0)
+    prices = []
+    for shares in held:
+        whole = max(shares.values(), key=lambda share: (share.size_bytes, -share.objects))
+        price = _prices(whole, costs, across_zones=across_zones)
+        prices.append(price)
+        default += whole.size_bytes * price.elsewhere
+        for zone in by_zone:
+            present = shares[zone].size_bytes if zone in shares else 0
+            by_zone[zone] += present * price.zone + (whole.size_bytes - present) * price.elsewhere
+    return DataSeconds(_by_node(held, prices, by_zone), by_zone, default)
+
+
+def _prices(whole: Share, costs: Costs, *, across_zones: bool) -> _Prices:
+    objects_per_byte = whole.objects / whole.size_bytes
+    beyond = _through(costs.other_zone, costs.local_disk) if across_zones else costs.origin
+    return _Prices(
+        node=costs.local_disk.seconds(1.0, objects_per_byte),
+        zone=_through(costs.zone, costs.local_disk).seconds(1.0, objects_per_byte),
+        elsewhere=beyond.seconds(1.0, objects_per_byte),
+    )
+
+
+def _through(network: Way, disk: Way) -> Way:
+    return Way(min(network.bytes_per_second, disk.bytes_per_second), network.latency_seconds + disk.latency_seconds)
+
+
+def _by_node(
+    held: Sequence[Mapping[str, Share]], prices: Sequence[_Prices], by_zone: Mapping[str, float]
+) -> dict[str, float]:
+    """A node is as its zone, less what its own bytes save; one step for each node and bucket that it holds."""
+    seconds: dict[str, float] = {}
+    for shares, price in zip(held, prices, strict=True):
+        saved = price.zone - price.node
+        for zone, share in shares.items():
+            start = by_zone[zone]
+            if seconds:
+                for node, own in share.by_node.items():
+                    seconds[node] = seconds.get(node, start) - own * saved
+            else:
+                seconds = {node: start - own * saved for node, own in share.by_node.items()}
+    return seconds

@@ -1,0 +1,181 @@
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schedext.costs import DEFAULT_COSTS, GB, Costs, Way
+from schedext.data_seconds import DataSeconds, data_seconds
+from tasuki.kube.cache_node import CacheNodeStatus
+from tests.schedext.caches import holds, residency, told
+
+# Without latencies, seconds are bytes over bandwidth: 10, 20, 40 and 100 s for 100 GB.
+COSTS = replace(
+    DEFAULT_COSTS,
+    local_disk=Way(10 * GB, 0.0),
+    zone=Way(5 * GB, 0.0),
+    other_zone=Way(2.5 * GB, 0.0),
+    origin=Way(1 * GB, 0.0),
+)
+
+NODES = {"n1": "a", "n2": "a", "n3": "b", "n4": "b", "n5": ""}
+TB = 10**12
+
+sizes = st.integers(0, 10 * TB)
+reports = st.fixed_dictionaries(
+    {
+        node: st.builds(
+            lambda zone, objects, buckets: holds(zone, objects=objects, **buckets),
+            st.just(zone),
+            st.integers(1, 10**6),
+            st.dictionaries(st.sampled_from(["imagenet", "coco"]), sizes),
+        )
+        for node, zone in NODES.items()
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("node", "zone", "expected"),
+    [
+        pytest.param("all", "a", 10.0, id="all of it on its own disk"),
+        pytest.param("none", "a", 20.0, id="all of it in its zone"),
+        pytest.param("half", "b", 0.5 * 10 + 0.5 * 40, id="half of it on its disk, the rest in another zone"),
+        pytest.param("none", "b", 0.5 * 20 + 0.5 * 40, id="half of it in its zone, the rest in another zone"),
+        pytest.param("none", "c", 40.0, id="all of it in another zone"),
+        pytest.param("none", "", 40.0, id="a node without a zone, where others have one"),
+    ],
+)
+def test_bytes_cost_by_where_they_are(node: str, zone: str, expected: float) -> None:
+    held = residency(all=holds("a", imagenet=100 * 10**9), half=holds("b", imagenet=50 * 10**9))
+
+    found = data_seconds(("imagenet",), held, COSTS)
+
+    assert found.at(node, zone) == pytest.approx(expected)
+
+
+def test_what_the_zone_lacks_comes_from_the_origin_if_other_zones_are_not_asked() -> None:
+    held = residency(all=holds("a", imagenet=100 * 10**9), half=holds("b", imagenet=50 * 10**9))
+
+    found = data_seconds(("imagenet",), held, COSTS, across_zones=False)
+
+    assert found.at("none", "a") == pytest.approx(20.0)
+    assert found.at("none", "b") == pytest.approx(0.5 * 20 + 0.5 * 100)
+    assert found.at("none", "c") == pytest.approx(100.0)
+
+
+def test_a_cluster_without_zones_is_one_zone() -> None:
+    found = data_seconds(("imagenet",), residency(n1=holds("", imagenet=100 * 10**9)), COSTS)
+
+    assert found.at("n1", "") == pytest.approx(10.0)
+    assert found.at("n2", "") == pytest.approx(20.0)
+
+
+def test_buckets_add_up() -> None:
+    held = residency(
+        n1=holds("a", imagenet=100 * 10**9),
+        n2=holds("a", coco=50 * 10**9),
+        n3=holds("b", coco=50 * 10**9, models=9 * 10**9),
+    )
+
+    found = data_seconds(("coco", "imagenet"), held, COSTS)
+    both = data_seconds(("coco", "models"), held, COSTS)
+
+    assert both.at("n3", "b") == pytest.approx(0.5 * 10 + 0.09 * 10)
+    assert found.at("n1", "a") == pytest.approx(10 + 0.5 * 20)
+    assert found.at("n2", "a") == pytest.approx(20 + 0.5 * 10)
+    assert found.at("n3", "b") == pytest.approx(40 + 0.5 * 10)
+    assert found.at("n4", "b") == pytest.approx(40 + 0.5 * 20)
+
+
+@pytest.mark.parametrize(
+    "buckets", [pytest.param((), id="no bucket"), pytest.param(("coco",), id="a bucket that nobody holds")]
+)
+def test_it_makes_no_difference_where_nothing_is_read(buckets: tuple[str, ...]) -> None:
+    assert data_seconds(buckets, residency(n1=holds("a", imagenet=1)), COSTS) == DataSeconds()
+
+
+def test_the_slower_of_disk_and_network_counts() -> None:
+    held = residency(n1=holds("a", imagenet=100 * 10**9))
+    slow_disk = replace(COSTS, local_disk=Way(1 * GB, 0.0))
+
+    found = data_seconds(("imagenet",), held, slow_disk)
+
+    assert found.at("n1", "a") == found.at("n2", "a") == found.at("n3", "b") == pytest.approx(100.0)
+
+
+def test_each_object_waits_for_network_and_disk() -> None:
+    costs = Costs(local_disk=Way(1e18, 1e-3), zone=Way(1e18, 2e-3), other_zone=Way(1e18, 4e-3))
+    held = residency(n1=holds("a", objects=1000, imagenet=10**6))
+
+    found = data_seconds(("imagenet",), held, costs)
+
+    assert found.at("n1", "a") == pytest.approx(1.0)
+    assert found.at("n2", "a") == pytest.approx(1.0 + 2.0)
+    assert found.at("n2", "b") == pytest.approx(1.0 + 4.0)
+
+
+@given(reports, st.booleans())
+def test_nowhere_is_better_than_the_own_disk_nor_worse_than_far_away(
+    cluster: Mapping[str, CacheNodeStatus], across: bool
+) -> None:
+    held = told(cluster)
+    found = data_seconds(("coco", "imagenet"), held, DEFAULT_COSTS, across_zones=across)
+
+    disk = 0.0
+    for bucket in ("coco", "imagenet"):
+        whole = max(held.shares(bucket).values(), key=lambda share: share.size_bytes, default=None)
+        if whole is not None:
+            disk += whole.size_bytes / DEFAULT_COSTS.local_disk.bytes_per_second
+    for node, zone in NODES.items():
+        assert disk * (1 - 1e-9) <= found.at(node, zone) <= found.default * (1 + 1e-9)
+
+
+held_sizes = st.integers(1, 10 * TB)
+
+
+@given(held_sizes, held_sizes, held_sizes, st.integers(0, 10 * TB))
+def test_bytes_moved_to_a_node_within_its_zone_never_cost_it_more(own: int, others: int, far: int, moved: int) -> None:
+    moved = min(moved, others - 1)
+
+    before = seconds_on_n1(own, others, far)
+    after = seconds_on_n1(own + moved, others - moved, far)
+
+    assert after <= before * (1 + 1e-9)
+
+
+@given(held_sizes, held_sizes, held_sizes, st.integers(0, 10 * TB))
+def test_more_bytes_on_a_node_never_cost_it_more(own: int, others: int, far: int, more: int) -> None:
+    """As long as another zone tells how large the bucket is."""
+    far += own + others + more
+
+    assert seconds_on_n1(own + more, others, far) <= seconds_on_n1(own, others, far) * (1 + 1e-9)
+
+
+def seconds_on_n1(own: int, others: int, far: int) -> float:
+    """Where another node of its zone, and one of another zone, hold some as well."""
+    cluster = {
+        "n1": holds("a", objects=500, coco=own),
+        "n2": holds("a", objects=500, coco=others),
+        "n3": holds("b", objects=1000, coco=far),
+    }
+    return data_seconds(("coco",), told(cluster), DEFAULT_COSTS).at("n1", "a")
+
+
+@given(reports)
+def test_a_node_that_holds_bytes_is_never_worse_than_its_zones_others(cluster: Mapping[str, CacheNodeStatus]) -> None:
+    found = data_seconds(("coco", "imagenet"), told(cluster), DEFAULT_COSTS)
+
+    assert all(seconds <= found.by_zone[NODES[node]] for node, seconds in found.by_node.items())
+
+
+@given(reports)
+def test_only_nodes_with_bytes_are_listed(cluster: Mapping[str, CacheNodeStatus]) -> None:
+    found = data_seconds(("coco",), told(cluster), DEFAULT_COSTS)
+
+    holders = {
+        node for node, status in cluster.items() if any(each.name == "coco" and each.bytes for each in status.buckets)
+    }
+    assert found.by_node.keys() == holders
+    assert found.by_zone.keys() == {NODES[node] for node in holders}
