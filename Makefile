@@ -55,6 +55,10 @@ bench: $(READY) ## Measure against the floor of plain gRPC, side by side
 bench-webhooks: $(READY) ## Measure admission against the same server that answers with a constant; needs wrk
 	@$(BIN)/python -m bench.webhooks $(ARGS)
 
+.PHONY: bench-schedext
+bench-schedext: $(READY) ## Measure the scheduler extender against one that answers with a constant
+	@$(BIN)/python -m bench.schedext $(ARGS)
+
 .PHONY: format
 format: $(READY) ## Format, and fix what can be fixed
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .

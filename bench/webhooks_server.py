@@ -9,16 +9,17 @@ from typing import Final
 import uvloop
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from webhooks.application import Application, AsgiScope, Receive, Send
+from tasuki.process.asgi import AsgiScope, Receive, Send
+from tasuki.process.http_server import HttpServer
+from tasuki.process.tls.live import LiveContext
+from webhooks.application import Application
 from webhooks.certificates.issuing import Times
-from webhooks.certificates.live import LiveContext
 from webhooks.certificates.minting import Mint
 from webhooks.cluster import Cluster, PriorityClass
 from webhooks.metrics import Metrics
 from webhooks.nodes import NodeFacts, Taint
 from webhooks.policy.model import Policy
 from webhooks.policy.reading import read_policy
-from webhooks.server import ReviewServer
 from webhooks.world import World
 
 _NODES: Final = 5_000
@@ -91,7 +92,7 @@ async def serve(policy: Policy, answer: bytes | None) -> None:
         while (scene := world.scene("namespace-1")) is None or scene.nodes is None:  # noqa: ASYNC110 - no event to await
             await asyncio.sleep(0.01)
         application = Application(world, Metrics()) if answer is None else Constant(answer)
-        server = ReviewServer(application, ("127.0.0.1", 0), live().context)
+        server = HttpServer(application, ("127.0.0.1", 0), live().context, "reviews")
         print(server.port, flush=True)
         await server.run()
 

@@ -140,7 +140,7 @@ class Planned:
     slices: Slices
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Demand:
     """All that placing a pod takes into account.
 
@@ -293,7 +293,9 @@ def _edges(text: str) -> Iterator[Edge]:
     for word in words:
         match = _EDGE.fullmatch(word)
         if match is None:
-            raise DemandError(f"{EDGES}: {shown(word)} is no edge; write function=bytes@rate, such as decode=6220800@30")
+            raise DemandError(
+                f"{EDGES}: {shown(word)} is no edge; write function=bytes@rate, such as decode=6220800@30"
+            )
         if match["function"] in seen:
             raise DemandError(f"{EDGES} names {shown(match['function'])} twice; name each function once")
         seen.add(match["function"])

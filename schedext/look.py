@@ -58,7 +58,7 @@ class WayBetween:
     latency_seconds: float
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Layout:
     """A node's hardware and how it is offered; one object for all nodes that are built and configured alike.
 
@@ -96,7 +96,7 @@ class Occupancy:
     promised_bytes: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Look:
     """A layout and its occupancy; equal ones are the same object (see `Looks`), so that it can be a key at no cost.
 
