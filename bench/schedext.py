@@ -12,7 +12,6 @@ import os
 import random
 import signal
 import socket
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -21,7 +20,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -69,7 +68,7 @@ class Connection:
         while (line := self._stream.readline().strip()) != b"":
             if line.lower().startswith(b"content-length:"):
                 length = int(line.split(b":")[1])
-        body = self._stream.read(length)
+        body: bytes = self._stream.read(length)
         if b" 200 " not in status:
             raise RuntimeError(f"{status!r}: {body[:300]!r}")
         return body
@@ -224,70 +223,82 @@ def measured(ours: Connection, floor: Connection, bodies: dict[str, list[bytes]]
     p99 = sample.percentile_ms(99)
     return [
         Row(f"filter + prioritize, {count} names", result, f"p99 {aim:g} ms" if aim else "", aim is None or p99 <= aim),
-        Row(f"the first of each kind, {count} names", f"p50 {first.median_ms:.1f} ms, p99 {first.percentile_ms(99):.1f} ms",
-            "", True),
-    ]  # fmt: skip
+        Row(f"the first of each kind, {count} names", spoken(first), "", True),
+    ]
+
+
+def spoken(sample: Sample) -> str:
+    return f"p50 {sample.median_ms:.2f} ms, p99 {sample.percentile_ms(99):.2f} ms"
+
+
+def bind_all(port: int, size: Size, connections: int) -> tuple[Sample, float]:
+    """Bind every waiting pod, so many at a time: how long each took, and all together."""
+    numbers = iter(range(size.pods, size.pods + size.waiting))
+    lock = threading.Lock()
+    sample = Sample()
+
+    def work() -> None:
+        connection = Connection(port)
+        while True:
+            with lock:
+                number = next(numbers, None)
+            if number is None:
+                return
+            body = {
+                "PodName": f"job-{number}", "PodNamespace": f"team-{number % 40}", "PodUID": f"pod-{number}",
+                "Node": node_name(number % size.nodes),
+            }  # fmt: skip
+            asked = request("bind", body)
+            began = time.perf_counter()
+            said = connection.ask(asked)
+            sample.seconds.append(time.perf_counter() - began)
+            if said != b'{"Error":""}':
+                raise RuntimeError(said.decode())
+
+    began = time.perf_counter()
+    threads = [threading.Thread(target=work) for _ in range(connections)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if len(sample.seconds) != size.waiting:
+        raise RuntimeError(f"{len(sample.seconds)} of {size.waiting} pods were bound")
+    return sample, time.perf_counter() - began
 
 
 def measure_binds(size: Size, folder: Path) -> list[Row]:
     rows = []
     for connections in (1, 8):
-        waiting = Size(size.nodes, size.placed, size.pods, _BINDS)
+        waiting = replace(size, waiting=_BINDS)
         with extender(waiting, folder) as ours:
-            numbers = iter(range(size.pods, size.pods + _BINDS))
-            lock = threading.Lock()
-            sample = Sample()
-
-            def work(port: int = ours.port, numbers: Iterator[int] = numbers, sample: Sample = sample) -> None:
-                connection = Connection(port)
-                while True:
-                    with lock:
-                        number = next(numbers, None)
-                    if number is None:
-                        return
-                    body = {
-                        "PodName": f"job-{number}", "PodNamespace": f"team-{number % 40}", "PodUID": f"pod-{number}",
-                        "Node": node_name(number % size.nodes),
-                    }  # fmt: skip
-                    asked = request("bind", body)
-                    began = time.perf_counter()
-                    said = connection.ask(asked)
-                    sample.seconds.append(time.perf_counter() - began)
-                    if said != b'{"Error":""}':
-                        raise RuntimeError(said.decode())
-
-            began = time.perf_counter()
-            threads = [threading.Thread(target=work) for _ in range(connections)]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-            took = time.perf_counter() - began
-            if len(sample.seconds) != _BINDS:
-                raise RuntimeError(f"{len(sample.seconds)} of {_BINDS} pods were bound")
-            result = f"{_BINDS / took:.0f}/s, p50 {sample.median_ms:.2f} ms, p99 {sample.percentile_ms(99):.2f} ms"
-            rows.append(Row(f"binds, {connections} at a time", result, "", True))
+            sample, took = bind_all(ours.port, waiting, connections)
+        rows.append(Row(f"binds, {connections} at a time", f"{_BINDS / took:.0f}/s, {spoken(sample)}", "", True))
     return rows
+
+
+def median_ms(connection: Connection, names: Sequence[str]) -> float:
+    """Of filter and prioritize together."""
+    body = {"Pod": pod(1, 0), "Nodes": None, "NodeNames": names}
+    both = [request(verb, body) for verb in ("filter", "prioritize")]
+    sample = Sample()
+    for _ in range(60):
+        sample.time(lambda: [connection.ask(each) for each in both])
+    return sample.median_ms
 
 
 def measure_growth(folder: Path) -> list[Row]:
     rows = []
     for nodes in (100, 1_000, 5_000, 15_000):
         size = Size(nodes, nodes * 4, nodes * 10)
-        share = max(5, 50 - nodes // 125)
-        sampled = nodes if nodes < 100 else max(100, nodes * share // 100)
+        # What kube-scheduler asks about by default (pkg/scheduler/schedule_one.go, numFeasibleNodesToFind).
+        sampled = max(100, nodes * max(5, 50 - nodes // 125) // 100)
         with extender(size, folder) as ours:
             connection = Connection(ours.port)
             names = [node_name(n) for n in range(nodes)]
-            took = []
-            for count in (sampled, nodes):
-                body = {"Pod": pod(1, 0), "Nodes": None, "NodeNames": names[:count]}
-                both = [request(verb, body) for verb in ("filter", "prioritize")]
-                sample = Sample()
-                alternate(60, (sample, lambda both=both: [connection.ask(each) for each in both]))  # type: ignore[misc]
-                took.append(f"{count} names {statistics.median(sample.seconds) * 1000:.2f} ms")
-            result = f"{', '.join(took)}; {resident_mib(ours.pid):.0f} MiB; ready in {ours.ready_seconds:.1f} s"
-            rows.append(Row(f"{nodes} nodes, {size.pods} pods", result, "", True))
+            took = [f"{count} names {median_ms(connection, names[:count]):.2f} ms" for count in (sampled, nodes)]
+            memory, ready = resident_mib(ours.pid), ours.ready_seconds
+        result = f"{', '.join(dict.fromkeys(took))}; {memory:.0f} MiB; ready in {ready:.1f} s"
+        rows.append(Row(f"{nodes} nodes, {size.pods} pods", result, "", True))
     return rows
 
 

@@ -1,6 +1,5 @@
 """The floor for `bench.schedext`: the same server, which reads each request and answers with a constant."""
 
-import asyncio
 import sys
 from pathlib import Path
 from typing import Any

@@ -5,6 +5,7 @@ from typing import Final
 
 from tasuki.kube.names import (
     BOUND_DEVICES,
+    BOUND_SLICES,
     CACHE,
     DATAFLOW,
     DOMAIN,
@@ -55,7 +56,7 @@ def unknown_annotations(pod: Pod, scene: Scene) -> Change:  # noqa: ARG001  muta
 
 def _without_effect(pod: Pod, keys: Iterable[str]) -> Iterator[str]:
     for key in keys:
-        if key == BOUND_DEVICES:
+        if key in {BOUND_DEVICES, BOUND_SLICES}:
             yield f"annotation {key} is the scheduler's to write and reserves nothing; leave it out"
         elif key in _READ and not annotation(pod, key):
             yield f"annotation {key} is empty and has no effect"

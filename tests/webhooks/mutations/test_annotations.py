@@ -87,11 +87,12 @@ def test_what_others_read_may_be_empty(name: str) -> None:
     assert admit(unknown_annotations, pod(annotations={f"tasuki.dev/{name}": ""}), scene()).change is NOTHING
 
 
-def test_devices_that_a_user_writes_are_told_to_reserve_nothing() -> None:
-    admitted = admit(unknown_annotations, pod(annotations={"tasuki.dev/devices": "GPU-1"}), scene())
+@pytest.mark.parametrize("name", ["devices", "slices"])
+def test_devices_that_a_user_writes_are_told_to_reserve_nothing(name: str) -> None:
+    admitted = admit(unknown_annotations, pod(annotations={f"tasuki.dev/{name}": "GPU-1"}), scene())
 
     [warning] = admitted.change.warnings
-    assert "tasuki.dev/devices is the scheduler's to write" in warning
+    assert f"tasuki.dev/{name} is the scheduler's to write" in warning
     assert len(warning) < 200
 
 
