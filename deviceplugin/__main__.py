@@ -7,17 +7,19 @@ import random
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from deviceplugin.agent import CONFIGURATION, PLAN, Agent
+from deviceplugin.bound_watch import BoundWatch, Follower
 from deviceplugin.config.kinds import GPU
 from deviceplugin.config_source import ConfigSource, Origin, Pace
 from deviceplugin.discovery import source_for
 from deviceplugin.discovery.description import DescriptionError
 from deviceplugin.fleet import Fleet
 from deviceplugin.health import XidFilter, XidListError, xid_filter
-from deviceplugin.kind_loop import Outlets, Spawner
+from deviceplugin.kind_loop import Outlets, Spawner, forever
 from deviceplugin.kinds import build
 from deviceplugin.lifecycle import NOT_REGISTERED, Surroundings, Ticker
 from deviceplugin.metrics import Metrics
@@ -43,6 +45,9 @@ _KUBELET_SOCKET: Final = Path("/var/lib/kubelet/device-plugins/kubelet.sock")
 _LOOK_SECONDS: Final = 1.0
 # At start a node's label may choose the configuration; an API server that is slower than this is not waited for.
 _FIRST_CHOICE_SECONDS: Final = 5.0
+
+# What /readyz calls the watch of pods that the scheduler extender bound.
+_PODS: Final = "bound pods"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -95,7 +100,9 @@ async def serve(settings: Settings, critical: XidFilter, stop: asyncio.Event) ->
     edges = NodeEdges(
         kube, settings.node_name, PodResources(settings.pod_resources_socket, own_pod=settings.pod_name), choose
     )
-    publisher = Publisher(edges, random.SystemRandom().uniform)
+    uniform = random.SystemRandom().uniform
+    publisher = Publisher(edges, uniform)
+    follower = Follower()
     metrics.published.set_function(lambda: not publisher.state.problem)
     metrics.publish_failures.set_function(lambda: publisher.state.failures)
     surroundings = Surroundings(
@@ -107,6 +114,7 @@ async def serve(settings: Settings, critical: XidFilter, stop: asyncio.Event) ->
         state_changed=_serving_states(readiness, publisher),
         withdrawn=lambda name: readiness.forget(_condition(name)),
         allocated=publisher.allocated,
+        follower=follower,
     )
     try:
         with ExitStack() as stack:
@@ -138,6 +146,10 @@ async def serve(settings: Settings, critical: XidFilter, stop: asyncio.Event) ->
                     group.create_task(_tick(watch, ticker)),
                     group.create_task(_look_for_rivals(surroundings.rivals, ticker)),
                 ]
+                if kube is not None and settings.follow_bindings == "auto":
+                    publisher.listen(follower)
+                    watch_pods = BoundWatch(kube, settings.node_name, follower, partial(readiness.note, _PODS), uniform)
+                    background.append(group.create_task(forever("bound pods", watch_pods.run, metrics)))
                 await agent.run(stop)
                 for task in background:
                     task.cancel()

@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +19,7 @@ import grpc
 import grpc.aio
 
 from deviceplugin import wire
+from deviceplugin.bound_watch import Follower
 from deviceplugin.metrics import Metrics
 from deviceplugin.offers import Offer
 from deviceplugin.rivals import Rivals, is_served
@@ -95,6 +96,7 @@ class Surroundings:
         state_changed: Called with the resource's name and why it is not served at present (empty if it is).
         withdrawn: Called with the name of a resource that is no longer served, and is not to be.
         allocated: Called after each Allocate.
+        follower: Knows what the scheduler chose; by default nothing.
     """
 
     folder: Path
@@ -105,6 +107,7 @@ class Surroundings:
     state_changed: Callable[[str, str], None]
     withdrawn: Callable[[str], None]
     allocated: Callable[[], None]
+    follower: Follower = field(default_factory=Follower)
 
 
 # The state of a resource at first, which is nobody's fault.
@@ -121,7 +124,7 @@ class ResourceServer:
     def __init__(self, offer: Offer, surroundings: Surroundings) -> None:
         self._around = surroundings
         self.name = offer.name
-        self.service = DevicePluginService(offer, surroundings.metrics, surroundings.allocated)
+        self.service = DevicePluginService(offer, surroundings.metrics, surroundings.follower, surroundings.allocated)
         self._socket = surroundings.folder / socket_name(offer.name)
         self._registration: _Registration | None = None
         self._drops = 0

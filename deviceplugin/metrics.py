@@ -43,6 +43,13 @@ class Metrics:
         self.allocated = Counter(
             "tasuki_slices_allocated", "Slices handed out to containers.", ["resource"], registry=registry
         )
+        self.preferred_followed = Counter(
+            "tasuki_deviceplugin_preferred_followed",
+            "Preferences by how they came about: a choice made by the scheduler was followed, several bound it "
+            "together (union), or none did (ordinary).",
+            ["outcome"],
+            registry=registry,
+        )
         self.registrations = Counter(
             "tasuki_registrations",
             "Registrations with the kubelet by outcome.",

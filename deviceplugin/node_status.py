@@ -167,6 +167,7 @@ def _devices(gpu: Gpu) -> list[DeviceStatus]:
         pcie_root=place.pcie_root,
         pci_address=place.pci_address,
         pcie_path=place.pcie_path,
+        power_limit_watts=gpu.device.power_limit_watts,
     )
     return [whole, *(_partition(instance.device) for instance in gpu.mig)]
 
@@ -186,6 +187,7 @@ def _other(device: Device, loaded: Loaded | None) -> DeviceStatus:
         pci_address=place.pci_address,
         pcie_path=place.pcie_path,
         parent=device.parent or "",
+        power_limit_watts=device.power_limit_watts,
         interface=loaded.interface if loaded else "",
         function=loaded.function if loaded else "",
         image=loaded.image if loaded else "",

@@ -12,6 +12,7 @@ import grpc
 import grpc.aio
 
 from deviceplugin import rivals, wire
+from deviceplugin.bound_watch import Follower
 from deviceplugin.container import RefusedError
 from deviceplugin.metrics import Metrics
 from deviceplugin.offers import Offer
@@ -28,8 +29,9 @@ Method = Callable[[Any, Context], Awaitable[Any]]
 class DevicePluginService:
     """Answers the kubelet for one resource; every call sees one whole offer, old or new."""
 
-    def __init__(self, offer: Offer, metrics: Metrics, allocated: Callable[[], None]) -> None:
+    def __init__(self, offer: Offer, metrics: Metrics, follower: Follower, allocated: Callable[[], None]) -> None:
         self._offer = offer
+        self._follower = follower
         self._changed = asyncio.Event()
         self._metrics = metrics
         self._allocated = allocated
@@ -128,23 +130,28 @@ class DevicePluginService:
     async def GetPreferredAllocation(
         self, request: api_pb2.PreferredAllocationRequest, context: Context
     ) -> api_pb2.PreferredAllocationResponse:
-        offer, started = self._offer, time.perf_counter()
-        if not self.streams and any(key == rivals.PROBE_METADATA for key, _ in context.invocation_metadata() or ()):
-            # A daemon that looks whether we are in its way: we are not, before the kubelet listens to us.
-            await context.abort(grpc.StatusCode.UNAVAILABLE, f"the kubelet does not listen to us for {offer.name}")
+        started = time.perf_counter()
+        if any(key == rivals.PROBE_METADATA for key, _ in context.invocation_metadata() or ()):
+            if not self.streams:
+                # A daemon that looks whether we are in its way: we are not, before the kubelet listens to us.
+                reason = f"the kubelet does not listen to us for {self._offer.name}"
+                await context.abort(grpc.StatusCode.UNAVAILABLE, reason)
+        else:
+            await self._follower.expect(self._offer.name, [w.allocation_size for w in request.container_requests])
+        offer = self._offer
         try:
-            chosen = [
-                offer.policy(
-                    _still_offered(offer, wanted.available_deviceIDs),
-                    _named(offer, wanted.must_include_deviceIDs),
-                    wanted.allocation_size,
-                )
-                for wanted in request.container_requests
-            ]
+            chosen = [self._preferred(offer, wanted) for wanted in request.container_requests]
         except (PreferenceError, RefusedError) as error:
             await self._refuse(context, "GetPreferredAllocation", str(error))
         self._answered("GetPreferredAllocation", started)
         return wire.preferred_response(chosen)
+
+    def _preferred(self, offer: Offer, wanted: api_pb2.ContainerPreferredAllocationRequest) -> list[Slice]:
+        required = _named(offer, wanted.must_include_deviceIDs)
+        available = _still_offered(offer, wanted.available_deviceIDs)
+        advice = self._follower.advise(offer.name, available, required, wanted.allocation_size)
+        self._metrics.preferred_followed.labels(advice.outcome.value).inc()
+        return offer.policy(advice.slices, required, wanted.allocation_size)
 
     async def Allocate(self, request: api_pb2.AllocateRequest, context: Context) -> api_pb2.AllocateResponse:
         offer, started = self._offer, time.perf_counter()
@@ -156,6 +163,8 @@ class DevicePluginService:
         self._answered("Allocate", started)
         self._metrics.allocated.labels(offer.name).inc(sum(map(len, wanted)))
         log.info("allocated resource=%s slices=%s", offer.name, ",".join(i for ids in wanted for i in ids))
+        for ids in wanted:
+            self._follower.allocated(offer.name, _still_offered(offer, ids))
         self._allocated()
         return wire.allocate_response(granted)
 

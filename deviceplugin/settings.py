@@ -32,6 +32,7 @@ from tasuki.process.options import (
 from tasuki.process.unix_sockets import LONGEST_PATH_BYTES
 
 KubeApi = Literal["auto", "off"]
+FollowBindings = Literal["auto", "off"]
 Fallback = Literal["named", "single", "empty"]
 
 
@@ -58,6 +59,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     bitstreams: Path = Path("/var/lib/tasuki/bitstreams")
     node_name: str
     kube_api: KubeApi = "auto"
+    follow_bindings: FollowBindings = "auto"
     metrics_address: tuple[str, int] | None = ("0.0.0.0", 9422)  # noqa: S104 - the node's Prometheus scrapes it
     log_level: str = "info"
     log_format: LogFormat = "text"
@@ -164,6 +166,10 @@ _TASUKI: Final = (
     Option(
         "kube_api", "kube-api", "TASUKI_KUBE_API", one_of(get_args(KubeApi)),
         "auto: label the Node, keep its AcceleratorNode and send events if an API server is configured; off (auto)",
+    ),
+    Option(
+        "follow_bindings", "follow-bindings", "TASUKI_FOLLOW_BINDINGS", one_of(get_args(FollowBindings)),
+        "auto: hand out the devices that the scheduler extender chose, if we are allowed to see pods; off (auto)",
     ),
     Option(
         "pod_resources_socket", "pod-resources-socket", "TASUKI_POD_RESOURCES_SOCKET", _socket_path,

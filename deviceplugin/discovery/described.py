@@ -32,6 +32,7 @@ class _GpuTerms:
     compute_capability: tuple[int, int]
     numa_node: int | None
     fabric_clique: str
+    power_limit_watts: float
 
 
 def machine_of(description: MachineDescription, node: str = "") -> Machine:
@@ -73,6 +74,7 @@ def _gpu(description: MachineDescription, position: int, node: str) -> Gpu:
         model=terms.model,
         memory_bytes=terms.memory_mib * 2**20,
         place=Place(numa_node=terms.numa_node, pci_address=path[-1], pcie_path=path),
+        power_limit_watts=terms.power_limit_watts,
     )
     minor = position if entry.minor is None else entry.minor
     enabled = bool(entry.mig) if entry.mig_enabled is None else entry.mig_enabled
@@ -108,6 +110,7 @@ def _terms(description: MachineDescription, position: int) -> _GpuTerms:
         compute_capability=_numbers(capability),
         numa_node=defaults.numa_node if entry.numa_node is None else entry.numa_node,
         fabric_clique=entry.fabric_clique or defaults.fabric_clique or "",
+        power_limit_watts=entry.power_limit_watts or defaults.power_limit_watts or 0.0,
     )
 
 

@@ -25,6 +25,7 @@ PciePath = Annotated[
 ]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Number = Annotated[int, msgspec.Meta(ge=0)]
+Watts = Annotated[float, msgspec.Meta(gt=0)]
 RecoveryAction = Literal["none", "gpu-reset", "node-reboot", "drain-p2p", "drain-and-reset", "unreported"]
 
 
@@ -69,6 +70,7 @@ class GpuDefaults(_Node, frozen=True, kw_only=True):
         compute_capability: For example `"8.0"`.
         numa_node: The memory node next to it; absent: the firmware does not say.
         fabric_clique: `<cluster uuid>.<clique id>` of a GPU in an NVLink fabric.
+        power_limit_watts: The most that it may draw; absent: the driver does not say.
     """
 
     model: str | None = None
@@ -76,6 +78,7 @@ class GpuDefaults(_Node, frozen=True, kw_only=True):
     compute_capability: Version | None = None
     numa_node: Number | None = None
     fabric_clique: str | None = None
+    power_limit_watts: Watts | None = None
 
 
 class GpuDescription(GpuDefaults, frozen=True, kw_only=True):
@@ -234,7 +237,7 @@ def _explained(message: str, content: object) -> str:
     if missing := re.fullmatch(r"Object missing required field `(.*)`", problem):
         return f"{where + ': ' if where else ''}{missing[1]!r} is missing; add it"
     value = _value_at(content, where)
-    remedy = "; write the number in quotes" if isinstance(value, float) else ""
+    remedy = "; write the number in quotes" if isinstance(value, float) and "`str" in expected else ""
     return f"{where or 'the file'} is {shown(value)}: {expected}{remedy}"
 
 

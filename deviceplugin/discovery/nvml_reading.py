@@ -40,6 +40,9 @@ _SUFFIXES: Final = {
     pynvml.NVML_GPU_INSTANCE_PROFILE_2_SLICE_NO_ME: "-me",
 }
 
+# NVML counts power in milliwatts.
+_MILLI: Final = 1000
+
 
 @dataclass(frozen=True, slots=True)
 class KernelFiles:
@@ -67,6 +70,7 @@ def read_gpu(handle: Any, index: int, kernel: KernelFiles) -> Gpu:
         model=pynvml.nvmlDeviceGetName(handle),
         memory_bytes=pynvml.nvmlDeviceGetMemoryInfo(handle).total,
         place=sysfs.place(kernel.sys, sysfs.pci_address(_text(pynvml.nvmlDeviceGetPciInfo(handle).busId))),
+        power_limit_watts=_power_limit_watts(handle),
     )
     minor = pynvml.nvmlDeviceGetMinorNumber(handle)
     mode = _known(pynvml.nvmlDeviceGetMigMode, handle)
@@ -213,6 +217,15 @@ def _profile_suffixes(handle: Any) -> dict[int, str]:
         for number, suffix in _SUFFIXES.items()
         if (profile := _known(pynvml.nvmlDeviceGetGpuInstanceProfileInfo, handle, number, 1)) is not None
     }
+
+
+def _power_limit_watts(handle: Any) -> float:
+    """What the driver enforces; 0 where it does not say, for which no GPU is worse."""
+    try:
+        return float(pynvml.nvmlDeviceGetEnforcedPowerLimit(handle)) / _MILLI
+    except pynvml.NVMLError:
+        # A GPU that is lost does not answer the other questions either.
+        return 0.0
 
 
 def _fabric_clique(handle: Any) -> str:

@@ -64,6 +64,7 @@ class Device:
         model: The product name as the driver spells it.
         parent: The id of the physical device that a partition is cut from; None for a whole one.
         profile: The partition's profile, for example `1g.5gb`; empty for a whole device.
+        power_limit_watts: The most that it may draw, as it is set now; 0 if unknown, and for a partition.
     """
 
     id: str
@@ -75,6 +76,7 @@ class Device:
     place: Place = Place()
     parent: str | None = None
     profile: str = ""
+    power_limit_watts: float = 0.0
 
     @property
     def physical(self) -> str:

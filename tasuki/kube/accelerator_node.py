@@ -46,6 +46,7 @@ class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True, rename="camel", om
         reason: Why it is not healthy.
         numa_node: None where the firmware does not say.
         pcie_path: From the root complex down to the device.
+        power_limit_watts: The most that it may draw, as it is set now; 0 if unknown, and for a partition.
         interface: What an image for it must be made for; only of reprogrammable devices, as all that follows.
         function: The function that is in it, by the catalogue's name.
         image: The id of what is in it, whether the catalogue knows it or not.
@@ -66,6 +67,7 @@ class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True, rename="camel", om
     pcie_path: tuple[str, ...] = ()
     parent: str = ""
     profile: str = ""
+    power_limit_watts: float = 0.0
     interface: str = ""
     function: str = ""
     image: str = ""

@@ -146,11 +146,14 @@ class Collection(Generic[S, T]):
         # Lists are dear: these pauses are short again only after a watch that lasted.
         self._relisting: Final = Backoff(times.first_pause_seconds, times.most_pause_seconds, uniform)
 
-    async def changes(self) -> AsyncGenerator[Change[T], None]:
+    async def changes(self, *, until_forbidden: bool = False) -> AsyncGenerator[Change[T], None]:
         """First `Replaced`, then each change; `Replaced` again where changes may have been missed.
 
         Never ends. A broken connection, an absent API server, a resource version that has expired: it comes back.
         Close it (`contextlib.aclosing`) when done.
+
+        Raises:
+            ForbiddenError: With `until_forbidden`, when we are not allowed to follow the collection; untold otherwise.
         """
         while True:
             self._watched = None
@@ -172,6 +175,8 @@ class Collection(Generic[S, T]):
                             await asyncio.sleep(0)
                 pause = self._pause_after_end(watched)
             except KubeError as error:
+                if until_forbidden and isinstance(error, ForbiddenError) and error.status == 403:
+                    raise
                 pause = self._pause_after(error)
             await asyncio.sleep(pause)
 

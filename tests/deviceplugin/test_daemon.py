@@ -16,10 +16,13 @@ import pytest
 import yaml
 
 from deviceplugin.discovery.description import MachineDescription, load
+from tasuki.kube.names import BOUND_SLICES
+from tasuki.kube.placement import slices_text
 from tasuki.sandbox.kubelet import Kubelet
 from tasuki.sandbox.pods import Container, Pod
 from tasuki.sandbox.views import ResourceView
 from tests.nvml_mock import build as nvml_mock
+from tests.tasuki.kube.api_server import PODS, ApiServer
 
 GPU = "nvidia.com/gpu"
 SECONDS = 20.0
@@ -137,6 +140,34 @@ async def test_a_pod_gets_a_timeshared_slice(folder: Path) -> None:
         metrics = await running.answers("/metrics", "tasuki_slices_allocated_total")
         assert f'tasuki_slices_allocated_total{{resource="{GPU}"}} 1.0' in metrics
         assert await running.stop() == 0
+
+
+async def test_the_device_that_the_scheduler_extender_chose_is_handed_out(folder: Path) -> None:
+    api = ApiServer()
+    await api.start()
+    more = ("--simulate", "dgx-a100", "--kube-api", "auto", "--node-name", "n")
+    try:
+        async with daemon(folder, *more, env={"KUBECONFIG": api.kubeconfig(folder)}) as running:
+            gpus = sorted((await running.kubelet.wait_for(healthy(8), SECONDS))[GPU].healthy)
+            chosen = slices_text({"main": {GPU: {gpus[3]: 1, gpus[6]: 1}}})
+            container = {"name": "main", "resources": {"limits": {GPU: "2"}}}
+            await api.until(lambda: bool(api.watches(PODS)))
+            await api.put(
+                PODS,
+                "train",
+                metadata={"namespace": "default", "annotations": {BOUND_SLICES: chosen}},
+                spec={"nodeName": "n", "containers": [container]},
+                status={"phase": "Pending"},
+            )
+            pod = Pod("train", (Container("main", {GPU: 2}),), uid="1")
+            async with asyncio.timeout(SECONDS):
+                # Before any choice was seen, the event is not waited for.
+                while (await running.kubelet.admit(pod)).container("main").devices[GPU] != (gpus[3], gpus[6]):
+                    running.kubelet.end(pod.uid)
+
+            await running.answers("/metrics", 'tasuki_deviceplugin_preferred_followed_total{outcome="followed"} 1.0')
+    finally:
+        await api.stop()
 
 
 async def test_a_changed_configuration_comes_into_force(folder: Path) -> None:

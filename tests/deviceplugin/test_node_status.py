@@ -77,6 +77,17 @@ def big_machine() -> Machine:
     return replace(a_machine(*gpus), topology=Topology(nvlinks))
 
 
+def test_the_power_limit_is_published_of_what_has_one() -> None:
+    gpu = a_gpu(0, mig=(a_mig_instance(0, 0),))
+    limited = replace(gpu, device=replace(gpu.device, power_limit_watts=400.0))
+
+    whole, partition = status(facts(a_machine(limited), mig=MigStrategy.MIXED)).devices
+
+    assert (whole.power_limit_watts, partition.power_limit_watts) == (400.0, 0.0)
+    assert b'"powerLimitWatts":400' in msgspec.json.encode(whole)
+    assert b"powerLimitWatts" not in msgspec.json.encode(partition)
+
+
 def test_a_published_object_is_valid_for_its_crd() -> None:
     sick = a_gpu(1, health=unhealthy("XID 79: the GPU has fallen off the bus"))
     machine = a_machine(a_gpu(0, mig=(a_mig_instance(0, 0),)), sick)

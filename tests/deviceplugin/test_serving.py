@@ -12,6 +12,7 @@ import grpc.aio
 import pytest
 
 from deviceplugin import lifecycle
+from deviceplugin.bound_watch import Follower
 from deviceplugin.container import ContainerEdits, RefusedError
 from deviceplugin.fleet import Fleet
 from deviceplugin.lifecycle import Surroundings, Ticker, socket_name
@@ -72,7 +73,9 @@ class Served:
 
 
 @asynccontextmanager
-async def serving(folder: Path, *offers: Offer, register: bool = True) -> AsyncIterator[Served]:
+async def serving(
+    folder: Path, *offers: Offer, register: bool = True, follower: Follower | None = None
+) -> AsyncIterator[Served]:
     ticker, metrics, rivals = Ticker(), Metrics(), Rivals(folder)
     states: dict[str, str] = {}
     told: list[str] = []
@@ -92,6 +95,7 @@ async def serving(folder: Path, *offers: Offer, register: bool = True) -> AsyncI
             state_changed=state_changed,
             withdrawn=lambda name: told.append(f"{name} withdrawn"),
             allocated=lambda: told.append("allocated"),
+            follower=follower or Follower(),
         )
         fleet = Fleet(surroundings, group.create_task)
 

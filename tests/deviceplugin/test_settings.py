@@ -42,6 +42,7 @@ def test_nothing_said_gives_the_defaults(monkeypatch: pytest.MonkeyPatch) -> Non
         ("bitstreams", "TASUKI_BITSTREAMS", "/images", "bitstreams", Path("/images")),
         ("node-name", "NODE_NAME", "node-1.example.com", "node_name", "node-1.example.com"),
         ("kube-api", "TASUKI_KUBE_API", "off", "kube_api", "off"),
+        ("follow-bindings", "TASUKI_FOLLOW_BINDINGS", "off", "follow_bindings", "off"),
         ("metrics-address", "TASUKI_METRICS_ADDRESS", "127.0.0.1:1", "metrics_address", ("127.0.0.1", 1)),
         ("metrics-address", "TASUKI_METRICS_ADDRESS", "[::1]:9422", "metrics_address", ("::1", 9422)),
         ("metrics-address", "TASUKI_METRICS_ADDRESS", ":9422", "metrics_address", ("0.0.0.0", 9422)),

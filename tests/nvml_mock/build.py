@@ -145,6 +145,7 @@ def _gpu_line(gpu: Gpu, fault: FaultDescription, *, reports_events: bool) -> str
         cluster.replace("-", "") or "0" * 32,
         clique or 0,
         int(reports_events),
+        round(gpu.device.power_limit_watts * 1000),
         gpu.device.model,
     ]
     return " ".join(str(column) for column in columns)

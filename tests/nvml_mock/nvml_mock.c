@@ -7,7 +7,8 @@
  *   driver <loaded 0|1> <version> <cuda, 12020>
  *   gpu    <index> <uuid> <minor> <bus id> <memory bytes> <cc major> <cc minor> <mig -1 none|0 off|1 on> <lost 0|1>
  *          <recovery action, -1 unreported> <remap pending> <remap failed> <retirement pending> <uncorrected errors>
- *          <fabric cluster, 32 hex digits> <fabric clique> <reports events 0|1> <name to the end of the line>
+ *          <fabric cluster, 32 hex digits> <fabric clique> <reports events 0|1> <power limit in mW, 0 unsupported>
+ *          <name to the end of the line>
  *   link   <gpu> <link> <remote type 0 GPU|2 switch> <remote bus id>
  *   mig    <gpu> <n> <uuid> <gi> <ci> <GI profile, NVML_GPU_INSTANCE_PROFILE_*> <MiB> <SMs> <GI slices> <CI slices>
  *          <copy engines> <decoders> <encoders> <JPEG engines> <OFA engines>
@@ -36,7 +37,7 @@ typedef struct { char uuid[96]; unsigned gi, ci, profile, sm, gi_slices, ci_slic
                  unsigned long long mib; } Mig;
 typedef struct { int type; char bus[32]; int present; } Link;
 typedef struct { char uuid[96], name[96], bus[32], cluster[33]; int present, mig_mode, lost, recovery;
-                 unsigned minor, remap_pending, remap_failed, retirement, clique, events;
+                 unsigned minor, remap_pending, remap_failed, retirement, clique, events, milliwatts;
                  unsigned long long memory, uncorrected; int cc_major, cc_minor;
                  Mig mig[MAX_MIG]; int migs; Link link[MAX_LINKS]; int links; } Gpu;
 typedef struct { long sequence; int gpu; unsigned long long xid; unsigned gi, ci; } Event;
@@ -77,10 +78,10 @@ static void parse(FILE *file)
         if (sscanf(line, "gpu %d %n", &n, &offset) == 1 && n < MAX_GPUS) {
             Gpu *g = &gpus[n];
             int name = 0;
-            if (sscanf(line + offset, "%95s %u %31s %llu %d %d %d %d %d %u %u %u %llu %32s %u %u %n", g->uuid,
+            if (sscanf(line + offset, "%95s %u %31s %llu %d %d %d %d %d %u %u %u %llu %32s %u %u %u %n", g->uuid,
                        &g->minor, g->bus, &g->memory, &g->cc_major, &g->cc_minor, &g->mig_mode, &g->lost,
                        &g->recovery, &g->remap_pending, &g->remap_failed, &g->retirement, &g->uncorrected,
-                       g->cluster, &g->clique, &g->events, &name) != 16)
+                       g->cluster, &g->clique, &g->events, &g->milliwatts, &name) != 17)
                 abort();
             snprintf(g->name, sizeof g->name, "%.*s", (int)strcspn(line + offset + name, "\n"), line + offset + name);
             g->present = 1;
@@ -300,6 +301,14 @@ int nvmlDeviceGetCudaComputeCapability(void *handle, int *major, int *minor)
     BEGIN(handle);
     *major = g->cc_major;
     *minor = g->cc_minor;
+    return leave(SUCCESS);
+}
+
+int nvmlDeviceGetEnforcedPowerLimit(void *handle, unsigned *milliwatts)
+{
+    BEGIN(handle);
+    if (mig || !g->milliwatts) return leave(NOT_SUPPORTED);
+    *milliwatts = g->milliwatts;
     return leave(SUCCESS);
 }
 

@@ -31,9 +31,15 @@ DOCS = Path(__file__).parents[3] / "docs"
         ),
         pytest.param(
             "    mig: {}\n",
+            "    powerLimitWatts: -0.5\n",
+            "gpus[0].powerLimitWatts is -0.5: expected `float` > 0.0",
+            id="a power limit below nothing, which no quotes would mend",
+        ),
+        pytest.param(
+            "    mig: {}\n",
             "    zzz: 3\n",
             "gpus[0]: unknown key 'zzz'; known are model, memoryMib, computeCapability, numaNode, fabricClique, "
-            "pciePath, uuid, minor, migEnabled, mig, fault",
+            "powerLimitWatts, pciePath, uuid, minor, migEnabled, mig, fault",
             id="key like no other",
         ),
         pytest.param(

@@ -67,6 +67,34 @@ def test_a_fabric_clique_is_read(node: Node, source: NvmlSource, tmp_path: Path)
     assert source.scan().gpus[0].fabric_clique == clique
 
 
+@pytest.mark.parametrize(
+    ("line", "watts"),
+    [
+        pytest.param("    powerLimitWatts: 62.5\n", 62.5, id="told"),
+        pytest.param("", 0.0, id="a GPU that does not say"),
+    ],
+)
+def test_the_power_limit_is_read(line: str, watts: float, node: Node, source: NvmlSource, tmp_path: Path) -> None:
+    file = tmp_path / "limited.yaml"
+    shipped_text = Path(nvml.__file__).parents[1].joinpath("machines/t4.yaml").read_text()
+    assert "    powerLimitWatts: 70\n" in shipped_text
+    file.write_text(shipped_text.replace("    powerLimitWatts: 70\n", line))
+    node.becomes(load(str(file)))
+
+    (gpu,) = source.scan().gpus
+
+    assert gpu.device.power_limit_watts == watts
+
+
+def test_a_partition_has_no_power_limit_of_its_own(node: Node, source: NvmlSource) -> None:
+    node.becomes("a100-mig")
+
+    gpus = source.scan().gpus
+
+    assert {gpu.device.power_limit_watts for gpu in gpus} == {400.0}
+    assert {instance.device.power_limit_watts for gpu in gpus for instance in gpu.mig} == {0.0}
+
+
 def test_kernel_files_that_are_absent_leave_places_unknown(node: Node, tmp_path: Path) -> None:
     node.becomes("a100-mig")
     source = NvmlSource(sys=tmp_path / "no", proc=tmp_path / "no", product_file=tmp_path / "no")

@@ -3,10 +3,12 @@
 import asyncio
 import json
 import re
+from bisect import bisect_right
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -294,10 +296,9 @@ class ApiServer:
 
     async def _list_or_watch(self, request: web.Request, path: str) -> web.StreamResponse:
         selector = request.query.get("fieldSelector", "")
-        wanted = selector.removeprefix("metadata.name=")
         if request.query.get("watch") == "true":
-            return await self._watch(request, path, wanted)
-        items = [shown(request, o) for n, o in self.kinds[path].objects.items() if not wanted or n == wanted]
+            return await self._watch(request, path, selector)
+        items = [shown(request, o) for o in self.kinds[path].objects.values() if is_selected(selector, o)]
         return web.json_response(self._page(request, items) if "limit" in request.query else self._list(items))
 
     def _list(self, items: list[Json], **metadata: str) -> Json:
@@ -316,7 +317,7 @@ class ApiServer:
         self._pages[token] = version, json.loads(json.dumps(rest))
         return self._list(page, resourceVersion=version, **{"continue": token})
 
-    async def _watch(self, request: web.Request, path: str, wanted: str) -> web.StreamResponse:
+    async def _watch(self, request: web.Request, path: str, selector: str) -> web.StreamResponse:
         since = int(request.query["resourceVersion"])
         if since < self.oldest_version and not self.gone_in_stream:
             raise RefusedError(410, "Expired", "too old resource version")
@@ -332,7 +333,7 @@ class ApiServer:
             with suppress(TimeoutError, ConnectionResetError):
                 asked = float(request.query["timeoutSeconds"])
                 async with asyncio.timeout(asked if self.watch_seconds is None else self.watch_seconds):
-                    await self._feed(request, stream, path, wanted, since)
+                    await self._feed(request, stream, path, selector, since)
         finally:
             self.streams.remove(stream)
         return stream
@@ -340,14 +341,50 @@ class ApiServer:
     def _newer_than(self, version: int) -> bool:
         return bool(self._log) and self._log[-1][0] > version
 
-    async def _feed(self, request: web.Request, stream: web.StreamResponse, path: str, wanted: str, since: int) -> None:
+    async def _feed(
+        self, request: web.Request, stream: web.StreamResponse, path: str, selector: str, since: int
+    ) -> None:
         while True:
             async with self.changed:
                 await self.changed.wait_for(partial(self._newer_than, since))
-            for version, where, change, stored in [entry for entry in self._log if entry[0] > since]:
+            for version, where, change, stored in self._log[bisect_right(self._log, since, key=itemgetter(0)) :]:
                 since = version
-                if where == path and (change == "BOOKMARK" or wanted in {"", stored["metadata"]["name"]}):
-                    await stream.write(line(change, shown(request, stored)))
+                if where == path and (seen := self._seen(version, path, change, stored, selector)):
+                    await stream.write(line(seen, shown(request, stored)))
+
+    def _seen(self, version: int, path: str, change: str, stored: Json, selector: str) -> str:
+        """What a watch is told: an object that stops matching is deleted, one that begins to is added."""
+        if change != "MODIFIED" or not selector:
+            return change if change == "BOOKMARK" or is_selected(selector, stored) else ""
+        key = identity(stored)
+        older = (e for e in reversed(self._log) if e[0] < version and e[1] == path and identity(e[3]) == key)
+        before = next(older, None)
+        was = before is not None and before[2] != "DELETED" and is_selected(selector, before[3])
+        return {(True, True): change, (True, False): "DELETED", (False, True): "ADDED"}.get(
+            (was, is_selected(selector, stored)), ""
+        )
+
+
+def identity(stored: Json) -> tuple[str, str]:
+    return stored["metadata"].get("namespace", ""), stored["metadata"].get("name", "")
+
+
+SELECTABLE = {"metadata.name", "spec.nodeName", "status.phase"}
+
+
+def is_selected(selector: str, stored: Json) -> bool:
+    """By all of the fields that it names, as `field=value` or `field!=value`."""
+    return all(is_matched(term, stored) for term in selector.split(",") if term)
+
+
+def is_matched(term: str, stored: Json) -> bool:
+    field_, _, wanted = term.partition("=")
+    path = field_.removesuffix("!")
+    if path not in SELECTABLE:
+        raise RefusedError(400, "BadRequest", f"field label not supported: {path}")
+    part, _, name = path.partition(".")
+    value: str = stored.get(part, {}).get(name, "")
+    return (value == wanted) != field_.endswith("!")
 
 
 def shown(request: web.Request, stored: Json) -> Json:
