@@ -102,11 +102,7 @@ class Decider:
             return {}
         if view.is_indifferent:
             return victims
-        return {
-            name: found
-            for name, found in victims.items()
-            if isinstance(view.judge_without(name, found.pods), Placement)
-        }
+        return {name: found for name, found in victims.items() if view.fits_without(name, found.pods)}
 
     def explain(self, pod: Pod) -> Explanation:
         """Every node with its seconds by cause, or with the reason why it is none for the pod."""

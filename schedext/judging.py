@@ -1,22 +1,20 @@
-"""Whether and how pods of one kind fit, remembered by how nodes look; read `Judgements` first."""
+"""Whether and at what cost pods of one kind fit, remembered by how nodes look; read `Judgements` first."""
 
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from schedext.costs import Costs
 from schedext.demand import Demand, Shape, Want
 from schedext.look import Look
-from schedext.placement import Placement, Refusal
+from schedext.placement import Refusal
 from schedext.placing import place
-
-Judgement: TypeAlias = Placement | Refusal
 
 # Pods of one Deployment or Job are one kind, whatever their names are.
 _MOST_KINDS: Final = 256
-# Looks come and go with every pod that does; of each kind so many judgements are kept.
-_MOST_LOOKS: Final = 20_000
+# Of all kinds together, some 200 bytes each. Looks come and go with every pod that does.
+_MOST_JUDGEMENTS: Final = 200_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +29,16 @@ class Kind:
         return self.shape.is_empty
 
 
+class Cost(NamedTuple):
+    """What a pod that fits loses in an hour, and draws (0: unknown)."""
+
+    seconds: float
+    watts: float
+
+
+Judgement: TypeAlias = Cost | Refusal
+
+
 def kind_of(demand: Demand, is_ours: Callable[[str], bool]) -> Kind:
     """The part of a demand that is about devices which nodes publish; the scheduler itself counts all others."""
     shape, wants = demand.shape, demand.wants
@@ -41,44 +49,52 @@ def kind_of(demand: Demand, is_ours: Callable[[str], bool]) -> Kind:
     return Kind(reduced, tuple(want for want in wants if is_ours(want.resource)))
 
 
-class Judged:
-    """What became of one kind of pod on each look, and what it costs there.
-
-    Attributes:
-        by_look: The judgement.
-        cost: Of the looks that the kind fits on, the seconds lost in an hour and the watts.
-    """
-
-    def __init__(self, kind: Kind, costs: Costs) -> None:
-        self._kind: Final = kind
-        self._costs: Final = costs
-        self.by_look: dict[Look, Judgement] = {}
-        self.cost: dict[Look, tuple[float, float]] = {}
-
-    def judge(self, look: Look) -> Judgement:
-        """Decide on a look that is not in `by_look` yet."""
-        if len(self.by_look) >= _MOST_LOOKS:
-            self.by_look.clear()
-            self.cost.clear()
-        made = self.by_look[look] = place(self._kind.shape, self._kind.wants, look, self._costs)
-        if isinstance(made, Placement):
-            self.cost[look] = (made.total_seconds, made.watts)
-        return made
-
-
 class Judgements:
     """Of the kinds of pods that were asked about last."""
 
     def __init__(self, costs: Costs) -> None:
         self._costs: Final = costs
         self._kinds: OrderedDict[Kind, Judged] = OrderedDict()
+        self._count = 0
 
-    def of(self, kind: Kind) -> Judged:
+    def of(self, kind: Kind) -> "Judged":
         found = self._kinds.get(kind)
         if found is not None:
             self._kinds.move_to_end(kind)
             return found
         if len(self._kinds) >= _MOST_KINDS:
-            self._kinds.popitem(last=False)
-        made = self._kinds[kind] = Judged(kind, self._costs)
+            _, oldest = self._kinds.popitem(last=False)
+            self._count -= len(oldest.by_look)
+        made = self._kinds[kind] = Judged(kind, self)
         return made
+
+    def judge(self, kind: Kind, look: Look) -> Judgement:
+        """Anew; counted as one that is kept."""
+        if self._count >= _MOST_JUDGEMENTS:
+            for each in self._kinds.values():
+                each.by_look.clear()
+            self._count = 0
+        self._count += 1
+        found = place(kind.shape, kind.wants, look, self._costs)
+        return found if isinstance(found, Refusal) else Cost(found.total_seconds, found.watts)
+
+
+class Judged:
+    """What became of one kind of pod.
+
+    Attributes:
+        by_look: Of the looks that were judged; to be read only.
+    """
+
+    def __init__(self, kind: Kind, judgements: Judgements) -> None:
+        self._kind: Final = kind
+        self._judgements: Final = judgements
+        self.by_look: Final[dict[Look, Judgement]] = {}
+
+    def judge(self, look: Look) -> Judgement:
+        """What it is on this look, whether or not it was judged before."""
+        found = self.by_look.get(look)
+        if found is None:
+            found = self._judgements.judge(self._kind, look)
+            self.by_look[look] = found
+        return found

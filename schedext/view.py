@@ -1,8 +1,8 @@
 """One pod's view of the cluster at one moment: where it fits, and what each place costs it."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import Final
 
@@ -10,7 +10,7 @@ from schedext.costs import CACHE, EDGES, Costs
 from schedext.data_seconds import DataSeconds, data_seconds
 from schedext.demand import Demand
 from schedext.edge_seconds import EdgeSeconds, edge_seconds, edges_to
-from schedext.judging import Judged, Judgement, Judgements, Kind, kind_of
+from schedext.judging import Cost, Judged, Judgement, Judgements, Kind, kind_of
 from schedext.look import Look
 from schedext.node import Node
 from schedext.placement import Placement, Refusal
@@ -60,51 +60,20 @@ class View:
         """Whether every node's devices suit, and none is planned."""
         return self._kind.is_empty and not self.pinned
 
-    def refusal_elsewhere(self) -> Refusal:
-        """Of every node but the planned one."""
-        plan = self.wanted.plan
-        until = f"{plan.until:%Y-%m-%dT%H:%M:%SZ}" if plan is not None else ""
-        return Refusal(f"its chain is planned with it on node {self.pinned} until {until}", never=True)
-
-    def judge(self, name: str) -> Judgement:
-        """Whether the pod fits on a node; its neighbours there are not looked at."""
-        if self.pinned and name != self.pinned:
-            return self.refusal_elsewhere()
-        node = self._world.nodes.get(name)
-        if node is None:
-            return _UNKNOWN
-        look = self._own.get(name, node.look)
-        found = self._judged.by_look.get(look) or self._judged.judge(look)
-        return self._foreign(node, look, found) if isinstance(found, Refusal) else found
-
-    def judge_without(self, name: str, uids: Collection[str]) -> Judgement:
-        """The same once these pods are gone."""
-        if self.pinned and name != self.pinned:
-            return self.refusal_elsewhere()
-        node = self._world.nodes.get(name)
-        if node is None:
-            return _UNKNOWN
-        look = self._world.look_without(name, {*uids, self._uid})
-        found = place(self._kind.shape, self._kind.wants, look, self._costs)
-        return self._foreign(node, look, found) if isinstance(found, Refusal) else found
-
     def sort(self, names: Sequence[str], fits: list[str], busy: dict[str, str], never: dict[str, str]) -> None:
         """Put each name where it belongs: into `fits`, or with the reason into one of the others."""
         if self.is_indifferent:
             fits.extend(names)
             return
-        if self.pinned or self._own:
-            quick: Mapping[Look, Judgement] = {}
-        else:
-            quick = self._judged.by_look
         nodes, fit = self._world.nodes, fits.append
         # Nearly always a node looks like one that was judged before.
+        quick = {} if self.pinned or self._own else self._judged.by_look
         for name in names:
             node = nodes.get(name)
-            if node is not None and quick.get(node.look).__class__ is Placement:
+            if node is not None and quick.get(node.look).__class__ is Cost:
                 fit(name)
                 continue
-            found = self.judge(name)
+            found = self._judge(name)
             if isinstance(found, Refusal):
                 (never if found.never else busy)[name] = found.reason
             else:
@@ -112,56 +81,80 @@ class View:
 
     def costs(self, names: Sequence[str]) -> tuple[list[float], list[float]]:
         """Seconds lost in an hour on each node, `BEYOND` where the pod does not fit, and watts (0: unknown)."""
-        data, edges = self._data, self._edges
-        by_zone: dict[str, float] = {}
+        data, edges, nodes = self._data, self._edges, self._world.nodes
+        quick = {} if self.pinned else self._judged.by_look
         exact = self._own.keys() | data.by_node.keys() | edges.by_node.keys()
-        quick = {} if self.pinned else self._judged.cost
-        nodes = self._world.nodes
+        by_zone: dict[str, float] = {}
         seconds: list[float] = []
         watts: list[float] = []
         for name in names:
             node = nodes.get(name)
-            if node is None or name in exact or (cost := quick.get(node.look)) is None:
-                lost, power = self._cost(name, node)
+            found = quick.get(node.look) if node is not None and name not in exact else None
+            if node is None or not isinstance(found, Cost):
+                lost, power = self._cost(name)
             else:
-                zone = node.zone
-                away = by_zone.get(zone)
+                away = by_zone.get(node.zone)
                 if away is None:
-                    away = by_zone[zone] = data.at("", zone) + edges.at("", zone)
-                lost, power = cost[0] + away, cost[1]
+                    away = by_zone[node.zone] = data.at("", node.zone) + edges.at("", node.zone)
+                lost, power = found[0] + away, found[1]
             seconds.append(lost)
             watts.append(power)
         return seconds, watts
 
-    def place(self, name: str) -> Judgement:
+    def place(self, name: str) -> Placement | Refusal:
         """Where on the node the pod would sit, near its neighbours there, with every cause of its seconds."""
-        found = self._placed(name)
+        found = self._placed(name, self._edges)
         node = self._world.nodes.get(name)
         if isinstance(found, Refusal) or node is None:
             return found
-        away = {EDGES: self._edges.at(name, node.zone), CACHE: self._data.at(name, node.zone)}
         seconds = dict(found.seconds)
-        for cause, lost in away.items():
+        for cause, lost in ((EDGES, self._edges.at(name, node.zone)), (CACHE, self._data.at(name, node.zone))):
             if lost:
                 seconds[cause] = seconds.get(cause, 0.0) + lost
         return replace(found, seconds=seconds)
 
-    def _cost(self, name: str, node: Node | None) -> tuple[float, float]:
-        found = self._placed(name)
+    def fits_without(self, name: str, uids: Collection[str]) -> bool:
+        """Whether the pod fits on a node once these pods are gone."""
+        return isinstance(self._placed(name, _NO_EDGES, {*uids, self._uid}), Placement)
+
+    def _judge(self, name: str) -> Judgement:
+        node = self._world.nodes.get(name)
+        if (refusal := self._refused_unseen(name, node)) is not None or node is None:
+            return refusal or _UNKNOWN
+        look = self._own.get(name, node.look)
+        found = self._judged.judge(look)
+        if isinstance(found, Refusal) and self._is_foreign(node, look):
+            return self._foreign_refusal() or self._judgements.of(self._without_foreign(look)).judge(look)
+        return found
+
+    def _cost(self, name: str) -> tuple[float, float]:
+        """With the neighbours on the node; for the few nodes that are like no other."""
+        node = self._world.nodes.get(name)
+        found = self._judge(name) if name not in self._edges.neighbours else self._placed(name, self._edges)
         if isinstance(found, Refusal) or node is None:
             return BEYOND, 0.0
-        away = self._data.at(name, node.zone) + self._edges.at(name, node.zone)
-        return found.total_seconds + away, found.watts
+        lost = found.total_seconds if isinstance(found, Placement) else found.seconds
+        return lost + self._data.at(name, node.zone) + self._edges.at(name, node.zone), found.watts
 
-    def _placed(self, name: str) -> Judgement:
-        neighbours = self._edges.neighbours.get(name, ())
-        found = self.judge(name)
+    def _placed(self, name: str, edges: EdgeSeconds, without: Collection[str] = ()) -> Placement | Refusal:
         node = self._world.nodes.get(name)
-        if isinstance(found, Refusal) or node is None or not neighbours:
-            return found
-        look = self._own.get(name, node.look)
-        kind = self._kind if not self._is_foreign(node, look) else self._without_foreign(look)
-        return place(kind.shape, kind.wants, look, self._costs, neighbours)
+        if (refusal := self._refused_unseen(name, node)) is not None or node is None:
+            return refusal or _UNKNOWN
+        look = self._world.look_without(name, without) if without else self._own.get(name, node.look)
+        kind, neighbours = self._kind, edges.neighbours.get(name, ())
+        found = place(kind.shape, kind.wants, look, self._costs, neighbours)
+        if isinstance(found, Refusal) and self._is_foreign(node, look):
+            kind = self._without_foreign(look)
+            return self._foreign_refusal() or place(kind.shape, kind.wants, look, self._costs, neighbours)
+        return found
+
+    def _refused_unseen(self, name: str, node: Node | None) -> Refusal | None:
+        """What does not depend on how the node looks."""
+        plan = self.wanted.plan
+        if plan is not None and self.pinned and name != self.pinned:
+            until = f"{plan.until.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+            return Refusal(f"its chain is planned with it on node {self.pinned} until {until}", never=True)
+        return _UNKNOWN if node is None else None
 
     def _own_looks(self) -> dict[str, Look]:
         """Nodes as they are without what the pod itself holds there, or is kept for it."""
@@ -174,36 +167,26 @@ class View:
             named.add(pod.node)
         return {name: self._world.look_without(name, {self._uid}) for name in named if name in self._world.nodes}
 
-    def _foreign(self, node: Node, look: Look, refusal: Refusal) -> Judgement:
-        """What others' device plugins offer on this node is the scheduler's to count; only that much can be said."""
-        if not self._is_foreign(node, look):
-            return refusal
-        shape = self._kind.shape
-        if shape.spread or shape.pack or shape.memory_bytes:
-            named = SPREAD if shape.spread else PACK if shape.pack else GPU_MEMORY
-            return Refusal(
-                f"{named} needs to know its devices, which another device plugin than Tasuki's offers", never=True
-            )
-        return self._judged_as(self._without_foreign(look), look)
-
     def _is_foreign(self, node: Node, look: Look) -> bool:
+        """Whether another device plugin than Tasuki's offers something that the pod asks for, there."""
         offers, allocatable = look.layout.offers, node.allocatable
         return any(name not in offers and allocatable.get(name, 0) > 0 for name, _ in self._kind.shape.counts)
+
+    def _foreign_refusal(self) -> Refusal | None:
+        """What others offer is the scheduler's to count; only where devices must be known, that is not enough."""
+        shape = self._kind.shape
+        for is_asked, name in ((shape.spread, SPREAD), (shape.pack, PACK), (shape.memory_bytes > 0, GPU_MEMORY)):
+            if is_asked:
+                return Refusal(f"{name} takes Tasuki's device plugin, and another one offers its devices", never=True)
+        return None
 
     def _without_foreign(self, look: Look) -> Kind:
         return kind_of(self.wanted, look.layout.offers.__contains__)
 
-    def _judged_as(self, kind: Kind, look: Look) -> Judgement:
-        if kind.is_empty:
-            return Placement()
-        judged = self._judgements.of(kind)
-        return judged.by_look.get(look) or judged.judge(look)
-
     @cached_property
     def _data(self) -> DataSeconds:
-        return (
-            data_seconds(self.wanted.buckets, self._world.residency, self._costs) if self.wanted.buckets else _NO_DATA
-        )
+        buckets = self.wanted.buckets
+        return data_seconds(buckets, self._world.residency, self._costs) if buckets else _NO_DATA
 
     @cached_property
     def _edges(self) -> EdgeSeconds:

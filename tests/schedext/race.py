@@ -59,6 +59,7 @@ class Settings:
         leaving_part: Of the binds: who asked does not wait for the answer.
         anew_part: Of the attempts: the pod is deleted and made anew under its name before it.
         fullness: The part of all slices above which pods end.
+        ending_part: Of the attempts: some pod ends after it.
         choose: Made for each extender's world.
     """
 
@@ -72,7 +73,8 @@ class Settings:
     duplicate_part: float = 0.2
     leaving_part: float = 0.1
     anew_part: float = 0.03
-    fullness: float = 0.8
+    fullness: float = 0.7
+    ending_part: float = 0.03
     seed: int = 1
     longest_seconds: float = 60.0
     choose: Callable[[World], Choose] = lambda _: first_free
@@ -208,8 +210,11 @@ class _Race:
                     await self._make(name)
                 uid = self.api.pod("n", name)["metadata"]["uid"]
                 await self._ask(name, uid, f"node-{self.random.randrange(self.settings.nodes)}")
+                if self.random.random() < self.settings.ending_part:
+                    await self._make_room(1)
             self.running.append(name)
-            await self._make_room()
+            slices = self.settings.nodes * self.settings.gpus * self.settings.slices_per_gpu
+            await self._make_room(len(self.running) - int(slices * self.settings.fullness))
 
     async def _ask(self, name: str, uid: str, node: str) -> None:
         binder = self.extenders[self.asked].binder
@@ -225,11 +230,9 @@ class _Race:
         if not self.api.node_of("n", name):
             await asyncio.sleep(self.random.uniform(0.0, 0.1))
 
-    async def _make_room(self) -> None:
-        slices = self.settings.nodes * self.settings.gpus * self.settings.slices_per_gpu
-        while len(self.running) > slices * self.settings.fullness:
+    async def _make_room(self, pods: int) -> None:
+        for _ in range(min(pods, len(self.running))):
             name = self.running.pop(self.random.randrange(len(self.running)))
-            # Bound pods stay known to the judge by what the server has logged.
             await self.api.remove_pod("n", name)
 
     async def _trouble(self) -> None:

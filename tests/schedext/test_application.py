@@ -347,9 +347,20 @@ async def test_bodies_that_wait_for_their_end_are_bounded_together(monkeypatch: 
         status, _, body = await waiting[2].answer()
         for client in waiting:
             client.close()
+        await asyncio.sleep(0.05)
+        # What they held is free again.
+        last, question = await connect(extender.server.port), args(["gpu-1"] * 12_000)
+        last.begin("/filter", len(question))
+        last.writer.write(question[:-1])
+        await last.writer.drain()
+        await asyncio.sleep(0.05)
+        last.writer.write(question[-1:])
+        _, _, answered = await last.answer()
+        last.close()
 
     assert status == 200
     assert "too many large requests at once" in told("/filter", body)
+    assert len(json.loads(answered)["NodeNames"]) == 12_000
 
 
 async def test_a_half_sent_body_harms_nobody(extender: Extender, client: Client) -> None:

@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from tests.schedext.accelerators import gpu_status
 from tests.schedext.api_server import LEASES, SchedulingApiServer
 from tests.tasuki.kube.api_server import ACCELERATOR_NODES, NODES
 from tests.tasuki.process.http_client import Client, connect
+from tests.webhooks.certificates.tls import a_chain, an_rsa_certificate, trusting
 
 Json = dict[str, Any]
 
@@ -191,6 +193,36 @@ async def test_what_was_seen_stands_while_the_api_server_is_away(api: Scheduling
     assert report.endswith("\nready\n")
     assert filtered["NodeNames"] == ["gpu-1"]
     assert 'tasuki_schedext_watch_connected{watch="pods"} 0.0' in metrics
+
+
+async def test_only_who_shows_a_certificate_may_bind(api: SchedulingApiServer, tmp_path: Path) -> None:
+    chain = a_chain(names=("127.0.0.1",))
+    folder, authority, shown = tmp_path / "tls", tmp_path / "ca.pem", tmp_path / "client.pem"
+    folder.mkdir()
+    (folder / "tls.crt").write_bytes(chain.server.certificate_pem)
+    (folder / "tls.key").write_bytes(chain.server.key_pem)
+    authority.write_bytes(chain.bundle)
+    shown.write_bytes(b"".join(an_rsa_certificate(chain, ExtendedKeyUsageOID.CLIENT_AUTH)))
+    nobody, scheduler = trusting(chain.bundle), trusting(chain.bundle)
+    scheduler.load_cert_chain(shown)
+    asked = json.dumps(binding(api, "gpu-1")).encode()
+    async with schedext(api, tmp_path, "--tls-dir", str(folder), "--client-ca", str(authority)) as running:
+        report = await running.reports("\nready\n")
+        # TLS 1.3 refuses only after the client's handshake.
+        with pytest.raises((OSError, EOFError)):
+            await (await connect(running.scheduler, nobody)).ask("/bind", asked)
+        before = list(api.bindings)
+        client = await connect(running.scheduler, scheduler)
+        _, _, bound = await client.ask("/bind", asked)
+        client.close()
+        people = await connect(running.explanations)
+        explained, _, _ = await people.ask("/explain?pod=research/train-0", method="GET")
+        people.close()
+
+    assert "[+]certificate ok" in report
+    assert before == []
+    assert json.loads(bound) == {"Error": ""}
+    assert explained == 200
 
 
 async def test_stopping_drains_before_it_refuses(api: SchedulingApiServer, tmp_path: Path) -> None:

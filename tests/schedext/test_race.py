@@ -10,8 +10,8 @@ from tests.schedext.race import Settings, race
 @pytest.mark.parametrize(
     "settings",
     [
-        pytest.param(Settings(pods=150, upheavals=0, seed=1), id="while requests fail"),
-        pytest.param(Settings(pods=150, upheavals=4, seed=2), id="while extenders come and go, too"),
+        pytest.param(Settings(pods=80, upheavals=0, seed=3), id="while requests fail"),
+        pytest.param(Settings(pods=80, upheavals=4, seed=5), id="while extenders come and go, too"),
     ],
 )
 async def test_no_device_is_promised_twice(tmp_path: Path, settings: Settings) -> None:

@@ -1,6 +1,7 @@
 """What the world makes of each change, rule by rule."""
 
 import gc
+from itertools import permutations
 from typing import Any
 
 import pytest
@@ -417,13 +418,20 @@ def test_how_a_node_would_look_without_some(scene: Scene) -> None:
     assert scene.freed == []
 
 
-def test_room_that_is_there_from_the_first_is_no_news() -> None:
+@pytest.mark.parametrize("order", [*permutations(("nodes", "accelerators", "pods"))], ids=" ".join)
+def test_room_that_is_there_from_the_first_is_no_news(order: tuple[str, ...]) -> None:
     scene = Scene()
-    scene.world.take_nodes(Replaced({ObjectName("", "n"): NodeFacts()}))
-    scene.world.take_accelerators(Replaced({ObjectName("", "n"): read(gpu_status())}))
-    scene.world.take_pods(Replaced({ObjectName("research", "p"): scene.tracked("p", "n", on("n-0"))}))
+    world, name = scene.world, ObjectName("", "n")
+    first = {
+        "nodes": lambda: world.take_nodes(Replaced({name: NodeFacts()})),
+        "accelerators": lambda: world.take_accelerators(Replaced({name: read(gpu_status())})),
+        "pods": lambda: world.take_pods(Replaced({ObjectName("research", "p"): scene.tracked("p", "n", on("n-0"))})),
+    }
+    for what in order:
+        first[what]()
+    assert scene.says() == "1 0"
     assert scene.freed == []
-    scene.world.take_pods(Replaced({}))
+    world.take_pods(Replaced({}))
 
     assert scene.freed == ["n"]
 
