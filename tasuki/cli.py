@@ -12,6 +12,8 @@ from tasuki import __version__
 SERVICES: Final = {
     "deviceplugin": ("deviceplugin.__main__", "serve this node's accelerators to its kubelet"),
     "webhooks": ("webhooks.__main__", "admit pods: give them what accelerators, caches and modules take"),
+    "schedext": ("schedext.__main__", "tell kube-scheduler where accelerators have room, and bind pods to them"),
+    "explain": ("schedext.explain_client", "say why a pod goes where it goes"),
     "sandbox": ("tasuki.sandbox.__main__", "run pods on simulated or real accelerators without a cluster"),
 }
 

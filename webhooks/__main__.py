@@ -19,22 +19,22 @@ from tasuki.kube.errors import KubeConfigError
 from tasuki.process import logging as process_logging
 from tasuki.process.document import ConfigError
 from tasuki.process.http import OperatorServer
+from tasuki.process.http_server import HttpServer
 from tasuki.process.readiness import Readiness
 from tasuki.process.running import Heartbeat, run_until_stopped
+from tasuki.process.tls.live import CertificateError, LiveContext
+from tasuki.process.tls.mounted import MountedCertificate
+from tasuki.process.tls.outlets import Outlets
 from webhooks.application import Application
 from webhooks.catalogue import read_catalogue
 from webhooks.catalogue_source import CatalogueSource
 from webhooks.certificates.bundle import Configuration
 from webhooks.certificates.issued import IssuedCertificate, IssuedPace, Order
-from webhooks.certificates.live import CertificateError, LiveContext
-from webhooks.certificates.mounted import MountedCertificate
-from webhooks.certificates.outlets import Outlets
 from webhooks.cluster_watch import ClusterWatch
 from webhooks.metrics import Metrics
 from webhooks.policy.model import Policy
 from webhooks.policy.reading import read_policy
 from webhooks.policy_source import PolicySource
-from webhooks.server import ReviewServer
 from webhooks.settings import DEFAULT_NAMESPACE, Settings, read
 from webhooks.trial import TrialError, try_pods
 from webhooks.world import World
@@ -103,7 +103,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
     metrics.certificate_expiry.set_function(lambda: live.expires.timestamp() if live.expires else 0.0)
     try:
         certificate = _certificate(settings, kube, live, namespace, readiness)
-        server = ReviewServer(Application(world, metrics), settings.listen, live.context)
+        server = HttpServer(Application(world, metrics), settings.listen, live.context, "reviews")
         with ExitStack() as stack:
             if settings.metrics_address is not None:
                 stack.enter_context(

@@ -277,6 +277,14 @@ class Kube:
                 text = f"{method} {path}: the answer is not what the Kubernetes API sends: {error}"
                 raise UnavailableError(text, response.status) from error
 
+    async def content(self, path: str) -> bytes:
+        """What is found there, as it is: what the API server passes on from a Service need not be JSON."""
+        async with self._open("GET", path, {"Accept": "*/*"}, None) as response:
+            found: bytes = await response.read()
+            if response.status >= 400:
+                _refuse("GET", path, response, found)
+            return found
+
     @asynccontextmanager
     async def _open(
         self,
@@ -343,7 +351,7 @@ def _refuse(method: str, path: str, response: Any, content: bytes) -> NoReturn:
         later = max(later, float(header))
     code = int(response.status)
     text = f"{method} {path}: {code} {status.reason}: {status.message}"
-    raise error_type(code)(text, code, status.reason, later)
+    raise error_type(code)(text, code, status.reason, later, status.message)
 
 
 async def _watch_events(response: Any) -> AsyncIterator[WatchEvent]:

@@ -14,13 +14,17 @@ class KubeError(Exception):
         status: The HTTP status; 0 if there was no answer at all.
         reason: Kubernetes' word for it (`NotFound`, `AlreadyExists`); empty if the answer had none.
         retry_after_seconds: How long the server asks to be left alone; 0 if it does not.
+        message: What the server itself said, or the beginning of it; empty if there was no answer.
     """
 
-    def __init__(self, text: str, status: int = 0, reason: str = "", retry_after_seconds: float = 0.0) -> None:
+    def __init__(
+        self, text: str, status: int = 0, reason: str = "", retry_after_seconds: float = 0.0, message: str = ""
+    ) -> None:
         super().__init__(text)
         self.status = status
         self.reason = reason
         self.retry_after_seconds = retry_after_seconds
+        self.message = message
 
 
 class UnavailableError(KubeError):

@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from tasuki.process.tls.live import LiveContext
 from tests.webhooks.https import NAME, Tls
 from webhooks.certificates.issuing import Times
-from webhooks.certificates.live import LiveContext
 from webhooks.certificates.minting import Mint
 
 

@@ -6,8 +6,8 @@ import ssl
 from dataclasses import dataclass
 from typing import Any, Final
 
+from tasuki.process.tls.live import LiveContext
 from tests.webhook_builders import admission_review
-from webhooks.certificates.live import LiveContext
 
 Json = dict[str, Any]
 

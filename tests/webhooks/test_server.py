@@ -3,29 +3,24 @@
 import asyncio
 import base64
 import copy
-import gc
 import json
-import socket
-import struct
 import sys
-import weakref
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 import jsonpatch
 import pytest
 
+from tasuki.process.http_server import HttpServer
 from tests.webhook_builders import Json, admission_review, assert_valid, container, pod
-from tests.webhooks.https import NAME, Client, Tls, connect
+from tests.webhooks.https import Client, Tls, connect
 from webhooks import __main__ as main_module
 from webhooks import application as application_module
-from webhooks import server as server_module
 from webhooks.application import Application
 from webhooks.metrics import Metrics
 from webhooks.pod import Pod
 from webhooks.policy.model import Cache, Policy
 from webhooks.scene import Change, Scene
-from webhooks.server import ReviewServer
 from webhooks.world import World
 
 POLICY = Policy(cache=Cache(url="http://cache.example"), exempt_namespaces=("ops-*",))
@@ -39,7 +34,7 @@ class Service:
         self.metrics = Metrics()
         if policy is not None:
             self.world.use_policy(policy)
-        self.server = ReviewServer(Application(self.world, self.metrics), ("127.0.0.1", 0), tls.live.context)
+        self.server = HttpServer(Application(self.world, self.metrics), ("127.0.0.1", 0), tls.live.context, "reviews")
         self.tls = tls
 
     def counted(self, webhook: str, outcome: str) -> float:
@@ -279,28 +274,6 @@ async def test_a_truncated_body_harms_nobody(service: Service) -> None:
     staying.close()
 
 
-async def test_a_broken_connection_is_not_kept(service: Service) -> None:
-    client = await service.client()
-    await client.review(pod())
-    [connection] = [weakref.ref(each) for each in service.server.connections]
-
-    # Without linger a socket is closed by a reset, which is what makes a connection broken.
-    socket_of(client).setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    client.writer.transport.abort()
-    async with asyncio.timeout(5):
-        while service.server.connections:
-            await asyncio.sleep(0.01)
-    del client
-    gc.collect()
-
-    assert connection() is None
-
-
-def socket_of(client: Client) -> socket.socket:
-    found: socket.socket = client.writer.get_extra_info("socket")
-    return found
-
-
 async def test_many_reviews_share_a_connection(service: Service, client: Client) -> None:
     for _ in range(50):
         await client.review(pod())
@@ -334,77 +307,6 @@ async def test_a_defect_of_ours_is_counted_and_left_to_the_failure_policy(
     assert service.counted("mutate", "error") == 1
 
 
-async def test_stopping_finishes_the_review_in_flight(tls: Tls) -> None:
-    service = Service(tls)
-    body = json.dumps(admission_review(pod(container(gpus=1)))).encode()
-    served = asyncio.ensure_future(service.server.run())
-    busy, idle = await service.client(), await service.client()
-    await idle.review(pod())
-    busy.begin("/mutate", len(body))
-    busy.writer.write(body[:-1])
-    await busy.writer.drain()
-    await asyncio.sleep(0.05)
-
-    service.server.stop()
-    await refuses_connections(service)
-    busy.writer.write(body[-1:])
-    status, headers, _ = await busy.answer()
-
-    assert (status, headers["connection"]) == (200, "close")
-    assert await idle.reader.read() == b""
-    await served
-
-
-async def refuses_connections(service: Service) -> None:
-    async with asyncio.timeout(5):
-        while True:
-            try:
-                (await service.client()).close()
-            except OSError:
-                return
-            await asyncio.sleep(0.01)
-
-
-async def test_a_connection_that_never_asks_is_closed(tls: Tls, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_module, "_REQUEST_SECONDS", 0.1)
-    async with running(tls) as service:
-        client = await service.client()
-        client.writer.write(b"POST /mutate HTTP/1.1\r\nHost:")
-
-        async with asyncio.timeout(5):
-            rest = await client.reader.read()
-
-        assert rest == b""
-        client.close()
-
-
-async def test_a_body_that_never_ends_is_given_up(tls: Tls, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_module, "_REQUEST_SECONDS", 0.1)
-    async with running(tls) as service:
-        client = await service.client()
-        await client.review(pod())
-        client.begin("/mutate", 100)
-
-        async with asyncio.timeout(5):
-            rest = await client.reader.read()
-
-        assert rest == b""
-        client.close()
-
-
-async def test_a_connection_may_rest_between_requests(tls: Tls, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_module, "_REQUEST_SECONDS", 0.1)
-    async with running(tls) as service:
-        client = await service.client()
-        await client.review(pod())
-        await asyncio.sleep(0.3)
-
-        response = await client.review(pod())
-
-        assert response["allowed"] is True
-        client.close()
-
-
 async def test_pods_of_one_template_are_decided_once_until_something_changes(
     service: Service, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -431,79 +333,27 @@ async def test_each_answer_has_the_uid_of_its_question(client: Client) -> None:
     assert (first["uid"], second["uid"]) == ("one", "two")
 
 
-async def test_endless_headers_end_the_connection(service: Service) -> None:
-    client = await service.client()
-    client.writer.write(b"POST /mutate HTTP/1.1\r\nX: ")
-
-    with suppress(ConnectionError):
-        for _ in range(100):
-            client.writer.write(b"x" * 10_000)
-            await client.writer.drain()
-            await asyncio.sleep(0)
-        async with asyncio.timeout(5):
-            await client.reader.read()
-
-    assert client.reader.at_eof() or client.reader.exception() is not None
-    client.close()
-
-
-async def test_bodies_that_wait_for_their_end_are_bounded_together(
-    service: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_bodies_that_wait_for_their_end_are_bounded_together(tls: Tls, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(application_module, "_MOST_HELD_BYTES", 150_000)
-    waiting = [await service.client() for _ in range(3)]
-    for client in waiting:
-        client.begin("/mutate", 1_000_000)
-        client.writer.write(b"x" * 60_000)
-        await client.writer.drain()
+    async with running(tls) as service:
+        waiting = [await service.client() for _ in range(3)]
+        for client in waiting:
+            client.begin("/mutate", 1_000_000)
+            client.writer.write(b"x" * 60_000)
+            await client.writer.drain()
+            await asyncio.sleep(0.05)
+
+        waiting[2].writer.write(b"x" * 60_000)
+        status, _, _ = await waiting[2].answer()
+        for client in waiting:
+            client.close()
         await asyncio.sleep(0.05)
+        staying = await service.client()
+        response = await staying.review(pod())
 
-    waiting[2].writer.write(b"x" * 60_000)
-    status, _, _ = await waiting[2].answer()
-    for client in waiting:
-        client.close()
-    await asyncio.sleep(0.05)
-    staying = await service.client()
-    response = await staying.review(pod())
-
-    assert status == 503
-    assert response["allowed"] is True
-    staying.close()
-
-
-async def test_connections_are_bounded(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_module, "_MOST_CONNECTIONS", 3)
-    first = [await service.client() for _ in range(3)]
-
-    fourth = await service.client()
-    async with asyncio.timeout(5):
-        rest = await fourth.reader.read()
-    response = await first[0].review(pod())
-
-    assert rest == b""
-    assert response["allowed"] is True
-    for client in (*first, fourth):
-        client.close()
-
-
-async def test_both_families_are_served_where_there_are_both(tls: Tls) -> None:
-    if not socket.has_dualstack_ipv6():
-        pytest.skip("this system has no dual-stack sockets")
-    world = World("tasuki-system")
-    world.use_policy(POLICY)
-    server = ReviewServer(Application(world, Metrics()), ("::", 0), tls.live.context)
-    running = asyncio.ensure_future(server.run())
-    answers = []
-    for host in ("127.0.0.1", "::1"):
-        reader, writer = await asyncio.open_connection(host, server.port, ssl=tls.client, server_hostname=NAME)
-        client = Client(reader, writer)
-        answers.append((await client.review(pod()))["allowed"])
-        client.close()
-
-    server.stop()
-    await running
-
-    assert answers == [True, True]
+        assert status == 503
+        assert response["allowed"] is True
+        staying.close()
 
 
 async def test_a_path_cannot_forge_a_line_of_the_log(client: Client, caplog: pytest.LogCaptureFixture) -> None:

@@ -12,7 +12,7 @@ from cryptography import x509
 from tasuki.kube.client import Kube
 from tasuki.kube.errors import NotFoundError
 from tasuki.kube.objects import ObjectMeta
-from webhooks.certificates.chain import pem_certificates
+from tasuki.process.tls.pem import pem_certificates
 
 # Who changes things, as the API server notes it on them.
 FIELD_MANAGER: Final = "tasuki-webhooks"

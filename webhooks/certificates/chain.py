@@ -14,6 +14,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from tasuki.process.tls.pem import pem_certificates
+
 # Those of a kubernetes.io/tls Secret, those that cert-controller adds, and one of ours.
 _SERVER_CERTIFICATE: Final = "tls.crt"
 _SERVER_KEY: Final = "tls.key"
@@ -65,18 +67,6 @@ class Chain:
     def bundle(self) -> bytes:
         """What clients are to trust, as PEM."""
         return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in self.trusted)
-
-
-def pem_certificates(text: bytes) -> list[x509.Certificate]:
-    """At least one.
-
-    Raises:
-        ValueError: There is none, or one that cannot be read.
-    """
-    try:
-        return x509.load_pem_x509_certificates(text)
-    except x509.InvalidVersion as error:  # which is no ValueError
-        raise ValueError(str(error)) from error
 
 
 def without_repeats(certificates: Iterable[x509.Certificate]) -> tuple[x509.Certificate, ...]:

@@ -12,13 +12,13 @@ from cryptography import x509
 from tasuki.kube.backoff import Backoff
 from tasuki.kube.client import Kube
 from tasuki.kube.errors import ConflictError, ForbiddenError, KubeError
+from tasuki.process.tls.live import CertificateError, LiveContext, NotLoadedError, utc_now
+from tasuki.process.tls.outlets import Outlets
 from webhooks.certificates import bundle
 from webhooks.certificates.bundle import Configuration, WebhookConfiguration
 from webhooks.certificates.chain import BrokenChainError, Chain
 from webhooks.certificates.issuing import DEFAULT_TIMES, Known, Step, Times, next_step
-from webhooks.certificates.live import CertificateError, LiveContext, NotLoadedError, utc_now
 from webhooks.certificates.minting import Mint, carried_out
-from webhooks.certificates.outlets import Outlets
 from webhooks.certificates.restraint import RestrainedError, Restraint
 from webhooks.certificates.secret import ChainSecret, Secret
 

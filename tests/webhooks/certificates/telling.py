@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
-from webhooks.certificates.outlets import Outlets
+from tasuki.process.tls.outlets import Outlets
 
 
 class Told:

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from tasuki.kube.client import Kube
+from tasuki.process.tls.live import LiveContext
 from tests.tasuki.kube.api_server import Refusal
 from tests.webhooks.certificates.api_server import (
     CONFIGURATIONS,
@@ -32,7 +33,6 @@ from tests.webhooks.certificates.tls import NAME, NAMES, a_chain, an_echo, conne
 from webhooks.certificates.chain import Chain, Pair, chain_of, secret_contents
 from webhooks.certificates.issued import IssuedCertificate, IssuedPace, Order
 from webhooks.certificates.issuing import DEFAULT_TIMES, Step, Times
-from webhooks.certificates.live import LiveContext
 from webhooks.certificates.minting import Mint, carried_out
 
 DAY = timedelta(days=1)

@@ -10,44 +10,27 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
-from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
-    NoEncryption,
     PrivateFormat,
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from tests.webhooks.certificates.tls import NAME, a_chain, an_echo, an_expired_chain, connected, serve, shown, trusting
+from tasuki.process.tls.live import CertificateError, LiveContext, NotLoadedError
+from tests.webhooks.certificates.tls import (
+    NAME,
+    a_chain,
+    an_echo,
+    an_expired_chain,
+    an_rsa_certificate,
+    connected,
+    serve,
+    shown,
+    trusting,
+)
 from webhooks.certificates.chain import Chain
-from webhooks.certificates.live import CertificateError, LiveContext, NotLoadedError
-
-
-def an_rsa_certificate(
-    chain: Chain, purpose: x509.ObjectIdentifier = ExtendedKeyUsageOID.SERVER_AUTH
-) -> tuple[bytes, bytes]:
-    """Of the chain's authority."""
-    key = rsa.generate_private_key(65537, 2048)
-    signer, model = chain.authority, chain.server.certificate
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(model.subject)
-        .issuer_name(model.issuer)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(model.not_valid_before_utc)
-        .not_valid_after(model.not_valid_after_utc)
-    )
-    for extension in model.extensions:
-        if isinstance(extension.value, x509.SubjectAlternativeName | x509.AuthorityKeyIdentifier):
-            builder = builder.add_extension(extension.value, extension.critical)
-    builder = builder.add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
-    certificate = builder.sign(signer.key, SHA256())
-    pem = key.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption())
-    return certificate.public_bytes(Encoding.PEM), pem
 
 
 async def test_connections_live_on_and_new_ones_are_shown_the_new_certificate() -> None:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from tasuki.process.tls.live import LiveContext
+from tasuki.process.tls.mounted import MountedCertificate, MountedPace
 from tests.webhooks.certificates.telling import Told
 from tests.webhooks.certificates.tls import a_chain, an_echo, connected, shown, trusting
 from webhooks.certificates.chain import Chain
-from webhooks.certificates.live import LiveContext
-from webhooks.certificates.mounted import MountedCertificate, MountedPace
 
 # So long that only the watch can bring a change to light.
 PACE = MountedPace(look_seconds=3600.0, settle_seconds=0.01)

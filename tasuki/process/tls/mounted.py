@@ -8,9 +8,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
+from tasuki.process.tls.live import CertificateError, LiveContext, utc_now
+from tasuki.process.tls.outlets import Outlets
 from tasuki.process.watching import FolderWatch
-from webhooks.certificates.live import CertificateError, LiveContext, utc_now
-from webhooks.certificates.outlets import Outlets
 
 log: Final = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""The HTTPS server that reviews arrive at."""
+"""An HTTP server that nobody who reaches its port can exhaust."""
 
 import asyncio
 import logging
@@ -11,11 +11,11 @@ from typing import Final
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from webhooks.application import Asgi
+from tasuki.process.asgi import Asgi
 
 log: Final = logging.getLogger(__name__)
 
-# The API server sends a request at once and gives a webhook at most 30 seconds.
+# The API server and the scheduler send a request at once, and wait for its answer 30 seconds at most.
 _REQUEST_SECONDS: Final = 30.0
 _HANDSHAKE_SECONDS: Final = 10.0
 
@@ -25,7 +25,7 @@ _MOST_HEAD_BYTES: Final = 64 * 2**10
 _MOST_CONNECTIONS: Final = 1_000
 
 # Longer than the 90 seconds for which Go's HTTP client keeps an idle connection, so that it is never we who close one
-# that the API server is about to use (net/http, DefaultTransport.IdleConnTimeout).
+# that the API server or the scheduler is about to use (net/http, DefaultTransport.IdleConnTimeout).
 _IDLE_SECONDS: Final = 120
 
 
@@ -106,28 +106,36 @@ class _Uvicorn(uvicorn.Server):
                 sock=each,
                 ssl=config.ssl,
                 backlog=config.backlog,
-                ssl_handshake_timeout=_HANDSHAKE_SECONDS,
+                ssl_handshake_timeout=_HANDSHAKE_SECONDS if config.ssl else None,
             )
             for each in sockets or ()
         ]
         self.started = True
 
 
-class ReviewServer:
-    """Serves an application over TLS until told to stop, and then until every review in flight is answered.
+class HttpServer:
+    """Serves an application until told to stop, and then until every request in flight is answered.
 
     Args:
         address: Host and port; port 0 lets the system choose, see `port`.
-        finish_seconds: How long reviews in flight may take after `stop`.
+        context: For TLS; None for HTTP without it.
+        serves: What the requests are, for the log.
+        finish_seconds: How long those in flight may take after `stop`.
 
     Raises:
         OSError: Nothing can listen there.
     """
 
     def __init__(
-        self, application: Asgi, address: tuple[str, int], context: ssl.SSLContext, finish_seconds: int = 8
+        self,
+        application: Asgi,
+        address: tuple[str, int],
+        context: ssl.SSLContext | None,
+        serves: str,
+        finish_seconds: int = 8,
     ) -> None:
-        self._socket = _listening(address)
+        self._serves: Final = serves
+        self._socket = _listening(address, serves)
         config = uvicorn.Config(
             application,
             http=_Protocol,
@@ -144,6 +152,7 @@ class ReviewServer:
         )
         config.load()
         config.ssl = context
+        self._tls: Final = context is not None
         self._server = _Uvicorn(config)
 
     @property
@@ -155,8 +164,8 @@ class ReviewServer:
         return self._server.server_state.connections
 
     async def run(self) -> None:
-        """Serve until `stop`; ends when the last review is answered."""
-        log.info("serving reviews port=%d", self.port)
+        """Serve until `stop`; ends when the last request is answered."""
+        log.info("serving %s port=%d tls=%s", self._serves, self.port, self._tls)
         await self._server.serve(sockets=[self._socket])
 
     def stop(self) -> None:
@@ -164,12 +173,16 @@ class ReviewServer:
         self._server.should_exit = True
 
 
-def _listening(address: tuple[str, int]) -> socket.socket:
+def _listening(address: tuple[str, int], serves: str) -> socket.socket:
     host, port = address
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         # "::" takes IPv4 too, wherever the system can do that.
         both = host == "::" and socket.has_dualstack_ipv6()
-        return socket.create_server((host, port), family=family, backlog=1024, dualstack_ipv6=both)
+        made = socket.create_server((host, port), family=family, backlog=1024, dualstack_ipv6=both)
     except OSError as error:
-        raise OSError(f"cannot serve reviews on {host} port {port}: {error}; choose another address") from error
+        raise OSError(f"cannot serve {serves} on {host} port {port}: {error}; choose another address") from error
+    # Connections inherit it. asyncio sets it only where a socket was made with the protocol's number (asyncio/
+    # base_events.py, _set_nodelay), and without it each answer's body waits for the client to acknowledge its head.
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return made

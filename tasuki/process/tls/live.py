@@ -10,7 +10,7 @@ from typing import Any, Final
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from webhooks.certificates.chain import pem_certificates
+from tasuki.process.tls.pem import pem_certificates
 
 log: Final = logging.getLogger(__name__)
 

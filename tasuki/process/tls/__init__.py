@@ -1,0 +1,1 @@
+"""The certificate that a server shows, replaced while connections live."""
