@@ -24,6 +24,7 @@ from tests.schedext.looks import (
     all_linked,
     an_fpga_look,
     pairs_linked,
+    together,
 )
 
 MIG = "nvidia.com/mig-1g.5gb"
@@ -292,15 +293,23 @@ def test_functions_of_one_pod_get_regions_of_their_own() -> None:
     assert slices(placement, DECODE) == {2: 1}
 
 
+def test_no_region_serves_two_functions_of_a_pod() -> None:
+    placement = placed(an_fpga_look(2, channels=4), a_want(1, RESIZE, "a"), a_want(1, DECODE, "b"))
+
+    assert slices(placement, DECODE) == {0: 1}
+    assert slices(placement, RESIZE) == {1: 1}
+
+
 def test_a_function_makes_room_for_one_that_has_less_choice() -> None:
-    # Greedy would give the region with the many channels to the function that is looked at first.
-    functions = [{"decode": 1.0, "resize": 1.0}] * 3
-    look = an_fpga_look(3, functions, channels=4, loaded=["decode"], taken={"resize": [0, 2, 2]})
+    # Decode alone would sit where it is loaded; there is a GPU, too, which nobody disputes.
+    functions = [{"decode": 1.0, "resize": 1.0}, {"decode": 1.0}, {"resize": 1.0}]
+    look = together(a_look(1), an_fpga_look(3, functions, loaded=["decode"]))
 
-    placement = placed(look, a_want(4, RESIZE, "a"), a_want(4, DECODE, "b"))
+    placement = placed(look, a_want(1, DECODE, "a"), a_want(2, RESIZE, "b"), a_want(1, container="c"))
 
-    assert slices(placement, DECODE) == {0: 4}
-    assert slices(placement, RESIZE) == {1: 2, 2: 2}
+    assert slices(placement, DECODE) == {2: 1}
+    assert slices(placement, RESIZE) == {1: 1, 3: 1}
+    assert slices(placement) == {0: 1}
 
 
 # What it costs.
