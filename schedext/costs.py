@@ -49,6 +49,9 @@ class Costs:
         run_hours: How long a pod is expected to run, over which reprogramming is spread.
         gpu_wait_seconds: How long a pod of one GPU waits, in the mean, if the room that it would have fitted into is
             gone; one of n GPUs waits n times that.
+        device_wait_seconds: The same of a pod that wants a shared device to itself, if it is broken up: of two such
+            pods, one waits for an hour. With `duty` this packs a device until its users keep it busy, four of them, and
+            then begins another.
         exchanges_per_hour: How often the devices of one pod exchange gradients (`tasuki.devices.cost.EXCHANGE_BYTES`
             each time): once a second.
         policy: `pack` counts what is broken up, so that whole devices stay free; `spread` counts only waiting.
@@ -63,6 +66,7 @@ class Costs:
     duty: float = 0.25
     run_hours: float = 1.0
     gpu_wait_seconds: float = 10.0
+    device_wait_seconds: float = 1800.0
     exchanges_per_hour: float = 3600.0
     policy: Policy = "pack"
     noise: float = 0.05

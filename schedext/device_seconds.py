@@ -117,7 +117,7 @@ def slice_seconds(scene: Scene, resource: str, free: Sequence[tuple[int, int]]) 
 
 def _gpu_seconds(scene: Scene, users: Sequence[int]) -> list[float]:
     """The same for GPUs by their users, -1 for those that are not shared: what is asked most, thousands of times."""
-    start = scene.costs.gpu_wait_seconds if scene.costs.policy == "pack" else 0.0
+    start = scene.costs.device_wait_seconds if scene.costs.policy == "pack" else 0.0
     found = {count: sharing_seconds(scene.costs, count) if count else start for count in set(users)}
     found[-1] = 0.0
     return [found[count] for count in users]
@@ -188,7 +188,7 @@ def _breaking(scene: Scene, resource: str, part: int, cut: int, touched: set[int
         return 0.0
     unused = not scene.look.occupancy.users[part]
     if here.kind is DeviceKind.GPU:
-        return costs.gpu_wait_seconds if cut > 1 and unused else 0.0
+        return costs.device_wait_seconds if cut > 1 and unused else 0.0
     if here.kind is DeviceKind.MIG:
         return 0.0 if here.physical in touched else costs.gpu_wait_seconds
     if here.kind is DeviceKind.FPGA and unused:

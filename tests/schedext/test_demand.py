@@ -18,6 +18,7 @@ from schedext.demand import (
     matches_wants,
 )
 from schedext.pod import Pod
+from tasuki.kube.placement import Plan, plan_text
 from tests.schedext.pods import GPU, Json, a_container, a_pod
 
 
@@ -97,7 +98,9 @@ def test_annotations_say_the_rest() -> None:
         "tasuki.dev/objective": "efficiency",
         "tasuki.dev/cache-buckets": "imagenet, coco",
         "tasuki.dev/edges": "decode=1Mi@60, infer",
-        "tasuki.dev/plan": '{"node":"n1","until":"2026-01-31T12:00:00Z","slices":{"main":{"nvidia.com/gpu":{"GPU-1":1}}}}',
+        "tasuki.dev/plan": plan_text(
+            Plan(node="n1", until="2026-01-31T12:00:00Z", slices={"main": {GPU: {"GPU-1": 1}}})
+        ),
     }
     labels = {"tasuki.dev/dataflow": "camera", "tasuki.dev/function": "resize"}
 

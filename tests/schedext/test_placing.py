@@ -1,6 +1,7 @@
 """Where pods sit on a node's devices: what fits, what is chosen, what it costs, and what a refusal says."""
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -221,7 +222,12 @@ def test_fits(look: Look, wants: list[Want], wish: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("look", "wants", "costs", "expected"),
     [
-        pytest.param(a_look(3, 4, [1, 1]), [a_want()], COSTS, {2: 1}, id="a device without users: no waiting"),
+        pytest.param(a_look(3, 8, [2, 1]), [a_want()], COSTS, {1: 1}, id="packed: the least waiting among those begun"),
+        pytest.param(a_look(3, 8, [4, 3]), [a_want()], COSTS, {1: 1}, id="packed until its users keep it busy"),
+        pytest.param(a_look(3, 8, [5, 5]), [a_want()], COSTS, {2: 1}, id="and then another is begun"),
+        pytest.param(
+            a_look(3, 8, [1, 1]), [a_want()], replace(COSTS, policy="spread"), {2: 1}, id="spread: one without users"
+        ),
         pytest.param(a_look(3, 4, [2, 1]), [a_want()], IDLE_USERS, {0: 1}, id="the fullest, if users do not matter"),
         pytest.param(a_look(3, 4, [4, 1]), [a_want()], IDLE_USERS, {1: 1}, id="the fullest with room"),
         pytest.param(a_look(3, 4, [3, 1]), [a_want(2)], IDLE_USERS, {1: 2}, id="the fullest with room for all"),
@@ -359,7 +365,7 @@ def test_vaccel_sessions_wait_for_each_other() -> None:
         pytest.param(a_look(1), a_want(1), 10, id="the last GPU"),
         pytest.param(a_look(8), a_want(8), 150, id="all 8 GPUs"),
         pytest.param(a_look(4, floating=1), a_want(1), 0, id="one of 4 GPUs of which one is in use somewhere"),
-        pytest.param(a_look(2, 4), a_want(1), 10, id="a share of an unused GPU"),
+        pytest.param(a_look(2, 4), a_want(1), 1800, id="a share of an unused GPU"),
         pytest.param(a_look(1, 4, [1]), a_want(1), 0, id="a share of a GPU in use"),
         pytest.param(a_mig_look([2]), a_want(2, MIG), 10, id="partitions of an unused GPU"),
         pytest.param(a_mig_look([2], [1]), a_want(1, MIG), 0, id="a partition of a GPU in use"),

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasuki.kube.placement import Plan, PlacementError, plan_text, read_plan, read_slices, slices_text
+from tasuki.kube.placement import PlacementError, Plan, plan_text, read_plan, read_slices, slices_text
 
 names = st.text(min_size=1, max_size=8)
 slices = st.dictionaries(names, st.dictionaries(names, st.dictionaries(names, st.integers(1, 64), max_size=3)))
