@@ -61,8 +61,9 @@ def node(
     labels: Mapping[str, str] | None = None,
     annotations: Mapping[str, str] | None = None,
     spec: Mapping[str, Any] | None = None,
+    **others: Any,
 ) -> dict[str, Any]:
-    metadata: dict[str, Any] = {"name": name}
+    metadata: dict[str, Any] = {"name": name, **others}
     if labels is not None:
         metadata["labels"] = dict(labels)
     if annotations is not None:
@@ -96,6 +97,10 @@ def test_the_daemon_labels_its_own_node(
         pytest.param(node(), node(spec={"unschedulable": True}), "spec", id="cordoned"),
         pytest.param(node(spec={"taints": []}), node(spec={"taints": [{"key": "x"}]}), "spec", id="tainted"),
         pytest.param(node(), node(annotations={"a": "b"}), "annotations", id="annotated"),
+        pytest.param(node(), node(finalizers=["a/b"]), "finalizers", id="kept from being deleted"),
+        pytest.param(node(finalizers=["a/b"]), node(), "finalizers", id="a finalizer removed"),
+        pytest.param(node(), node(ownerReferences=[{"uid": "gone"}]), "owners", id="given an owner that is not there"),
+        pytest.param(node(ownerReferences=[{"uid": "a"}]), node(), "owners", id="an owner removed"),
         pytest.param(
             node("worker-2"),
             node("worker-2"),
