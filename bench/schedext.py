@@ -85,13 +85,18 @@ def request(verb: str, body: Json) -> bytes:
 
 
 def pod(number: int, kind: int) -> Json:
-    """Of one of the kinds, which want one to four slices, some of them on one device or on several."""
+    """Of one of the kinds, which want one to four slices, some of them on one device or on several.
+
+    Every fifth kind wants so much memory of its devices that it does not fit on most nodes.
+    """
     wanted = {"nvidia.com/gpu": str(1 + kind % 4), "cpu": str(1 + kind)}
     annotations = {"example.com/kind": str(kind)}
     if kind % 3 == 1:
         annotations["tasuki.dev/pack"] = "device"
     if kind % 3 == 2:
         annotations["tasuki.dev/spread"] = "devices"
+    if kind % 5 == 4:
+        annotations["tasuki.dev/gpu-memory"] = "77Gi"
     container = {"name": f"main-{kind}", "image": "example:1", "resources": {"requests": wanted, "limits": wanted}}
     metadata = {"name": f"new-{number}", "namespace": "team-1", "uid": f"new-{number}", "annotations": annotations}
     return {"metadata": metadata, "spec": {"containers": [container]}, "status": {"phase": "Pending"}}

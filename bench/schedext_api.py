@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import count
 from typing import Any, Final
+from zlib import crc32
 
 import uvloop
 from aiohttp import web
@@ -48,12 +49,20 @@ def node(number: int) -> Json:
     }
 
 
-def slice_of(number: int, nodes: int) -> tuple[int, int, int]:
-    """Where the pod of this number is: node, GPU and replica; about every third node is more crowded than others."""
+def slice_of(number: int, nodes: int, turn: int = 0) -> tuple[int, int, int]:
+    """Where the pod of this number is: node, GPU and replica.
+
+    Which GPU is as good as random, so that most nodes look like no other; every seventh node is full on one GPU.
+    """
     on = number % nodes
     nth = number // nodes
-    gpu = (on * 7 + nth * 3) % GPUS if on % 3 else 0
+    gpu = 0 if on % 7 == 0 and not turn else crc32(b"%d %d" % (number, turn)) % GPUS
     return on, gpu, nth % REPLICAS
+
+
+def memory_of(number: int) -> str:
+    """What every fourth pod says it needs of its GPU's memory, hardly two the same."""
+    return f"{1000 + crc32(b'%d' % number) % 6000}Mi" if number % 4 == 0 else ""
 
 
 def accelerator_node(number: int, nodes: int, placed: int) -> Json:
@@ -100,7 +109,7 @@ def accelerator_node(number: int, nodes: int, placed: int) -> Json:
     return {"metadata": {"name": node_name(number), "resourceVersion": "1"}, "status": status}
 
 
-def pod(number: int, nodes: int, placed: int, running: int) -> Json:
+def pod(number: int, nodes: int, placed: int, running: int, turn: int = 0) -> Json:
     """The first have a GPU slice each, others none; those after `running` wait for a slice."""
     gpus = number < placed or number >= running
     limits = {"cpu": "4", "memory": "16Gi"} | ({_GPU: "1"} if gpus else {})
@@ -112,10 +121,17 @@ def pod(number: int, nodes: int, placed: int, running: int) -> Json:
     spec: Json = {"containers": [main], "schedulerName": "default-scheduler"}
     if number < running:
         spec["nodeName"] = node_name(number % nodes)
-    metadata = {
+    metadata: Json = {
         "name": f"job-{number}", "namespace": f"team-{number % 40}", "uid": f"pod-{number}", "resourceVersion": "1",
         "labels": {"app": "job", "number": str(number)}, "annotations": {"example.com/padding": _PADDING},
     }  # fmt: skip
+    if number < placed:
+        _, gpu, _ = slice_of(number, nodes, turn)
+        device = gpu_id(number % nodes, gpu)
+        metadata["uid"] += f"-{turn}"
+        metadata["annotations"]["tasuki.dev/slices"] = json.dumps({"main": {_GPU: {device: 1}}})
+        if memory := memory_of(number):
+            metadata["annotations"]["tasuki.dev/gpu-memory"] = memory
     return {
         "metadata": metadata,
         "spec": spec,
@@ -186,15 +202,16 @@ class Cluster:
                 await stream.write(line)
 
     async def churn(self) -> None:
-        """Pods with a slice end, and others come in their place, so many a second."""
-        for number in self._forever():
-            ended = pod(number, self._nodes, self._placed, self._running)
-            await self._tell("DELETED", ended)
-            await self._tell("ADDED", ended)
+        """Pods with a slice end, and others come on another GPU in their place, so many a second."""
+        for number, turn in self._forever():
+            for change, at in (("DELETED", turn), ("ADDED", turn + 1)):
+                await self._tell(change, pod(number, self._nodes, self._placed, self._running, at))
             await asyncio.sleep(1 / self._churn)
 
-    def _forever(self) -> Iterator[int]:
-        return (n * 37 % self._placed for n in count()) if self._placed else iter(())
+    def _forever(self) -> Iterator[tuple[int, int]]:
+        """Pods, and how often each has been replaced before."""
+        if self._placed:
+            yield from ((n * 37 % self._placed, n // self._placed) for n in count())
 
 
 async def serve(options: argparse.Namespace) -> None:

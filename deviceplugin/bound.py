@@ -1,7 +1,7 @@
 """Which slices the scheduler extender chose for the container that the kubelet allocates for.
 
-The kubelet's GetPreferredAllocation names no pod: only ids and a size. So the choice that a pod carries is followed
-where it is certain whose call it is, or where that makes no difference.
+The kubelet's GetPreferredAllocation names no pod: only ids and a size. But it allocates for one pod after the other, in
+the order in which the API server tells of them, us as well; so it is known whose turn it is.
 
 A pod counts from when it is bound until its status has a start time. The kubelet allocates for all containers of a pod
 when it admits it, and sets the start time after that (kubernetes, pkg/kubelet/kubelet.go: HandlePodAdditions, then
@@ -133,18 +133,17 @@ def held(pending: Pending, holders: Collection[Holder], at: float) -> Pending:
 
 
 def allocated(pending: Pending, resource: str, slices: Sequence[Slice], at: float) -> Pending:
-    """The kubelet was handed slices: conclude for whom, if that is certain enough until it lists its pods.
+    """The kubelet was handed slices: conclude for whom, which holds until it lists its pods.
 
-    Of several containers with this same choice it is the oldest pod's, as they are alike. Where a container without a
-    choice may have got them by chance nothing is concluded, since too many candidates mislead nobody.
+    It is the first that these were chosen for; if they were chosen for nobody, whoever's turn it was got others than
+    were chosen for it.
     """
     candidates = _candidates(pending, resource, len(slices))
-    choice = _choice(Counter(a_slice.device.id for a_slice in slices))
-    matching = [each for each in candidates if each.ask.choice == choice]
-    if not matching or any(each.ask.choice is None for each in candidates):
+    if not candidates:
         return pending
-    oldest = matching[0]
-    return replace(pending, given={**pending.given, _Given(oldest.uid, oldest.ask.container, resource): at})
+    choice = _choice(Counter(a_slice.device.id for a_slice in slices))
+    uid, ask = next((each for each in candidates if each.ask.choice == choice), candidates[0])
+    return replace(pending, given={**pending.given, _Given(uid, ask.container, resource): at})
 
 
 def is_expected(pending: Pending, resource: str, size: int) -> bool:
@@ -153,10 +152,9 @@ def is_expected(pending: Pending, resource: str, size: int) -> bool:
 
 
 class Outcome(StrEnum):
-    """How a preference came about: one choice was followed, several bound it, or none did."""
+    """How a preference came about: a choice was followed, or none could be."""
 
     FOLLOWED = "followed"
-    UNION = "union"
     ORDINARY = "ordinary"
 
 
@@ -171,11 +169,12 @@ class Advice:
 def advise(pending: Pending, resource: str, available: Sequence[Slice], required: Sequence[Slice], size: int) -> Advice:
     """Narrow the available slices to what the extender chose for whoever asks.
 
-    Candidates are all containers that ask for exactly so many and are not known to have been served. Within a pod the
-    kubelet allocates for one after the other, so it is the first of each pod that asks. If these have all the same
-    choice, it is followed exactly. If they differ, it cannot be known whose call it is; but whoever it is, what it
-    takes was meant for one of them, and so what others were not promised is left alone: it stays within all their
-    devices. A candidate without a choice may want anything, and a choice that can no longer be had binds nobody.
+    Candidates are all containers that ask for exactly so many and are not known to have been served. The first of them
+    whose choice can be had gets it: whole, because slices of several choices may be what none of them may have
+    together. Were it another's call after all, the two have changed places, and nobody else is concerned.
+
+    Where it is the turn of one without a choice, or no choice can be had any more, what others were promised is left
+    alone as far as there is enough besides.
 
     Slices that must be included are what an init container of the same pod had.
 
@@ -184,45 +183,50 @@ def advise(pending: Pending, resource: str, available: Sequence[Slice], required
     """
     check(available, required, size)
     candidates = _candidates(pending, resource, size)
-    choices = [each.ask.choice for each in candidates if each.ask.choice is not None]
-    if choices and len(choices) == len(candidates):
-        first_choices = {each.ask.choice for each in candidates if each.is_first}
-        if len(first_choices) == 1:
-            exactly = _exactly(choices[0], available, required)
-            if exactly is not None:
-                return Advice(Outcome.FOLLOWED, exactly)
-        else:
-            devices = {device for choice in choices for device, _ in choice}
-            must = {a_slice.id for a_slice in required}
-            within = [each for each in available if each.device.id in devices or each.id in must]
-            if len(within) >= size:
-                return Advice(Outcome.UNION, within)
-    return Advice(Outcome.ORDINARY, available)
+    for _, ask in candidates:
+        if ask.choice is None:
+            break
+        if (exactly := _exactly(ask.choice, available, required)) is not None:
+            return Advice(Outcome.FOLLOWED, exactly)
+    unpromised = _unpromised(pending, resource, available, required, candidates[0] if candidates else None)
+    return Advice(Outcome.ORDINARY, unpromised if len(unpromised) >= size else available)
 
 
 class _Candidate(NamedTuple):
-    """A container that the kubelet may be asking for; `is_first` among those of its pod."""
+    """A container that the kubelet may be asking for."""
 
     uid: str
     ask: Ask
-    is_first: bool
 
 
 def _candidates(pending: Pending, resource: str, size: int) -> list[_Candidate]:
-    """The oldest pods' first."""
-    pods = sorted(pending.waiting.items(), key=lambda item: (item[1].pod.created, item[0]))
-    return [
-        _Candidate(known.pod.uid, ask, n == 0)
-        for _, known in pods
-        for n, ask in enumerate(_unserved(pending, known.pod, resource, size))
-    ]
+    """In the order in which the kubelet allocates, as far as that is known."""
+    return [each for each in _unserved(pending, resource) if each.ask.count == size]
 
 
-def _unserved(pending: Pending, pod: PodOnNode, resource: str, size: int) -> Iterator[Ask]:
-    for ask in pod.asks:
-        wanted = ask.resource == resource and ask.count == size
-        if wanted and _Given(pod.uid, ask.container, resource) not in pending.given:
-            yield ask
+def _unserved(pending: Pending, resource: str) -> Iterator[_Candidate]:
+    """The kubelet takes pods as the API server tells of them; those of one list by age, as HandlePodAdditions does."""
+    for _, known in sorted(pending.waiting.items(), key=lambda item: (item[1].since, item[1].pod.created, item[0])):
+        for ask in known.pod.asks:
+            if ask.resource == resource and _Given(known.pod.uid, ask.container, resource) not in pending.given:
+                yield _Candidate(known.pod.uid, ask)
+
+
+def _unpromised(
+    pending: Pending, resource: str, available: Sequence[Slice], required: Sequence[Slice], but: _Candidate | None
+) -> list[Slice]:
+    """What nobody but this one was promised; the slices of a device are alike."""
+    left: Counter[str] = Counter()
+    for each in _unserved(pending, resource):
+        left.update(dict(each.ask.choice or ()) if each != but else {})
+    must = {a_slice.id for a_slice in required}
+    found = []
+    for a_slice in available:
+        if a_slice.id not in must and left[a_slice.device.id] > 0:
+            left[a_slice.device.id] -= 1
+        else:
+            found.append(a_slice)
+    return found
 
 
 def _exactly(choice: Choice, available: Sequence[Slice], required: Sequence[Slice]) -> list[Slice] | None:

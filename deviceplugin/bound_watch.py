@@ -34,21 +34,29 @@ _FORBIDDEN_SECONDS: Final = 300.0
 class Follower:
     """What the resources' servers ask, and tell, about choices; touched only from the event loop.
 
-    While it is not in contact with the API server it advises nothing, since there may be pods that it does not know.
+    While it is not in contact with the API server it advises and concludes nothing, since there may be pods that it
+    does not know.
     """
 
     def __init__(self) -> None:
         self._pending = Pending()
         self._in_contact = False
+        # An event did not come in time, and none has come since.
+        self._is_behind = False
         self._changed = asyncio.Event()
 
     async def expect(self, resource: str, sizes: Collection[int]) -> None:
-        """Give the event of a pod that asks for so much the time to come in, where an extender is at work."""
+        """Give the event of a pod that asks for so much the time to come in, where an extender is at work.
+
+        Once in vain, and not again before an event tells that they still come in: the kubelet admits one pod after the
+        other, so that many would otherwise wait for the sum.
+        """
         try:
             async with asyncio.timeout(_EVENT_SECONDS):
                 while self._is_awaited(resource, sizes):
                     await self._changed.wait()
         except TimeoutError:
+            self._is_behind = True
             log.info("no pod is known that asks for this resource=%s sizes=%s", resource, sizes)
 
     def advise(self, resource: str, available: Sequence[Slice], required: Sequence[Slice], size: int) -> Advice:
@@ -59,7 +67,9 @@ class Follower:
         return bound.advise(self._pending, resource, available, required, size)
 
     def allocated(self, resource: str, slices: Sequence[Slice]) -> None:
-        self._pending = bound.allocated(self._pending, resource, slices, monotonic())
+        """As `bound.allocated`."""
+        if self._in_contact:
+            self._pending = bound.allocated(self._pending, resource, slices, monotonic())
 
     def holders_seen(self, holders: Collection[Holder], at: float) -> None:
         self._pending = bound.held(self._pending, holders, at)
@@ -77,6 +87,7 @@ class Follower:
                 self._pending = bound.seen(self._pending, PodName(*name), pod, monotonic())
             case Deleted(name):
                 self._pending = bound.gone(self._pending, PodName(*name))
+        self._is_behind = False
         self._wake()
 
     def connected(self) -> None:
@@ -91,6 +102,7 @@ class Follower:
         pending = self._pending
         return (
             self._in_contact
+            and not self._is_behind
             and pending.has_seen_choices
             and any(size > 0 and not bound.is_expected(pending, resource, size) for size in sizes)
         )

@@ -45,8 +45,7 @@ class Metrics:
         )
         self.preferred_followed = Counter(
             "tasuki_deviceplugin_preferred_followed",
-            "Preferences by how they came about: a choice made by the scheduler was followed, several bound it "
-            "together (union), or none did (ordinary).",
+            "Preferences by how they came about: a choice made by the scheduler was followed, or none was (ordinary).",
             ["outcome"],
             registry=registry,
         )

@@ -78,8 +78,14 @@ class LabelFile:
         content = "".join(f"{key}={value}\n" for key, value in wanted.items()).encode()
         if self._kept and self._written == (gfd.output_file, content):
             return 0
-        await asyncio.to_thread(replace_file, Path(gfd.output_file), content)
-        self._written, self._kept = (gfd.output_file, content), True
+        writing = asyncio.create_task(asyncio.to_thread(replace_file, Path(gfd.output_file), content))
+        try:
+            await asyncio.shield(writing)
+        finally:
+            # A thread goes on where we are cancelled, and what it leaves must be known to be removed.
+            await asyncio.wait([writing])
+            if writing.exception() is None:
+                self._written, self._kept = (gfd.output_file, content), True
         return 1
 
     def forget(self) -> None:

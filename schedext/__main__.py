@@ -52,6 +52,7 @@ CERTIFICATE: Final = "certificate"
 SERVING: Final = "serving"
 
 _NOT_LISTED: Final = "nodes, pods and AcceleratorNodes are not all listed yet"
+_BEHIND: Final = "what another replica has bound is not all seen yet"
 _WATCHED: Final = ("nodes", "pods", ACCELERATOR_NODE_PLURAL, CACHE_NODE_PLURAL)
 _LOOK_SECONDS: Final = 0.05
 
@@ -118,7 +119,7 @@ async def _serve(settings: Settings, kube: Kube, stop: asyncio.Event) -> None:
     loops: list[Callable[[], Coroutine[Any, Any, None]]] = [
         heartbeat.beat,
         parts.watches.run,
-        parts.waker.run,
+        partial(parts.waker.run, lambda uid: parts.world.pod(uid) is not None),
         partial(_settle, parts, metrics, readiness),
     ]
     if live is not None and settings.tls_dir is not None:
@@ -130,7 +131,7 @@ async def _serve(settings: Settings, kube: Kube, stop: asyncio.Event) -> None:
             background = [group.create_task(loop()) for loop in loops]
             group.create_task(parts.binder.run())
             if isinstance(parts.lease, HeldLease):
-                leasing = group.create_task(parts.lease.run())
+                leasing = group.create_task(parts.lease.run(parts.watches.renew))
             serving = [group.create_task(server.run()) for server in servers]
             readiness.met(SERVING)
             await stop.wait()
@@ -174,10 +175,13 @@ def _parts(settings: Settings, kube: Kube, metrics: Metrics, readiness: Readines
     def ready() -> str:
         return "" if watches.synced else _NOT_LISTED
 
+    def ready_to_choose() -> str:
+        return ready() or ("" if watches.current else _BEHIND)
+
     decider = Decider(world, settings.costs(), _now)
     lease = HeldLease(kube, _identity(), time.monotonic, _now) if settings.lease == "auto" else AlwaysHeld()
     times = BindTimes(reserve_seconds=settings.reserve_seconds)
-    binder = Binder(kube, Choosing(world, ready, decider.choose), lease, metrics.bound, times)
+    binder = Binder(kube, Choosing(world, ready_to_choose, decider.choose), lease, metrics.bound, times)
     metrics.reservations.set_function(lambda: len(world.reservations))
     metrics.waiting.set_function(lambda: waker.waiting)
     metrics.lease_held.set_function(lambda: lease.is_ours if isinstance(lease, HeldLease) else True)

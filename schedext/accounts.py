@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from schedext.layouts import Accelerators, Looks, PodName
-from schedext.ledger import NO_CHARGE, Charge, Claim, Entry, charge, could_offer, occupancy
+from schedext.ledger import NO_CHARGE, Charge, Claim, Entry, charge, occupancy
 from schedext.look import EMPTY_LAYOUT, Look
 from schedext.tracked import TrackedPod, agrees
 from tasuki.kube.placement import Slices
@@ -59,7 +59,7 @@ class Account:
         alike = accelerators.layout is before.layout and accelerators.device_ids == before.device_ids
         if not alike:
             self._parts = {device: index for index, device in enumerate(accelerators.device_ids)}
-            self.offered = could_offer(accelerators.layout)
+            self.offered = frozenset(accelerators.layout.offers)
         self._moments = {
             pod: _moments(entries, before.entries.get(pod, ()), self._moments.get(pod, ()), moment)
             for pod, entries in accelerators.entries.items()

@@ -178,7 +178,8 @@ class Application:
         self._metrics.named(FILTER, len(asked.names))
         result = self._decisions.filter(asked.pod, asked.names)
         self._metrics.refused(len(result.unresolvable), len(result.failed))
-        (self._waits.refused if result.failed else self._waits.fitted)(asked.pod.metadata.uid)
+        waits = bool(result.failed) or not result.names
+        (self._waits.refused if waits else self._waits.fitted)(asked.pod.metadata.uid)
         return _Answer(wire.filter_result(result))
 
     async def _prioritize(self, content: bytes) -> _Answer:

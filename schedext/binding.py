@@ -8,6 +8,7 @@ from typing import Final, NamedTuple, Protocol
 from urllib.parse import quote
 
 import msgspec
+from aiohttp import ClientConnectorError
 
 from schedext.bind_outcome import (
     AGAIN,
@@ -243,8 +244,8 @@ class Binder:
         except TimeoutError:
             error_text = f"no answer within {self._times.post_seconds:g} seconds"
         except KubeError as error:
-            # The server says this instead of looking at the request.
-            if error.status == _TOO_MANY_REQUESTS:
+            # The server says this instead of looking at the request, or there was nobody to send it to.
+            if error.status == _TOO_MANY_REQUESTS or isinstance(error.__cause__, ClientConnectorError):
                 return self._settle(asked, End("failed", str(error)), reserved)
             error_text = str(error)
         else:

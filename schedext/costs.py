@@ -57,6 +57,8 @@ class Costs:
         policy: `pack` counts what is broken up, so that whole devices stay free; `spread` counts only waiting.
         noise: A difference between the best and the worst place that is smaller than this part of the worst is none.
         noise_seconds: Nor is one of fewer seconds an hour.
+        most_noise_seconds: One of more seconds an hour always counts: what all places cost alike, such as beginning to
+            share a device, is often many times what sets them apart.
     """
 
     zone: Way = Way(12 * GB, 30e-6)
@@ -71,6 +73,7 @@ class Costs:
     policy: Policy = "pack"
     noise: float = 0.05
     noise_seconds: float = 1.0
+    most_noise_seconds: float = 10.0
 
 
 DEFAULT_COSTS: Final = Costs()

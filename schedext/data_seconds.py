@@ -35,19 +35,20 @@ class _Prices:
     elsewhere: float
 
 
+# Of nodes and buckets that they hold, each of which takes a fraction of a microsecond: anybody may name 256 buckets,
+# and all of 5,000 nodes may hold each of them.
+_MOST_STEPS: Final = 50_000
+
 # Whether nobody holds anything or nothing is read: it makes no difference where.
 _NONE: Final = DataSeconds()
 
 
-def data_seconds(
-    buckets: Sequence[str], residency: Residency, costs: Costs, *, across_zones: bool = True
-) -> DataSeconds:
+def data_seconds(buckets: Sequence[str], residency: Residency, costs: Costs) -> DataSeconds:
     """For reading every bucket once an hour, object after object.
 
     Of a bucket, the node's own bytes come from its disk, the rest of what its zone has from another disk of the zone
-    over the network, and what the zone lacks from another zone; or from the origin, if caches of other zones are
-    not asked (`across_zones`). A disk and the network behind it work at the same time, so that the slower of the two
-    counts, but their latencies add up.
+    over the network, and what the zone lacks from another zone or from the origin, whichever is sooner. A disk and the
+    network behind it work at the same time, so that the slower of the two counts, but their latencies add up.
 
     An estimate, which does not know:
 
@@ -56,6 +57,8 @@ def data_seconds(
       that nobody holds costs nothing.
     * which objects the pod will read. A node's own share is what the node reports, as if each byte were read equally
       often; that a named object's owner can be computed (Maglev over the zone's nodes) is not used.
+    * on which node of a zone the bytes of the smaller buckets are, where there are very many buckets and nodes: then
+      they count as spread over other nodes of the zone.
     * how many reads the pod keeps in flight: with k at a time, latencies count up to k times too much.
     """
     held = [shares for bucket in buckets if (shares := residency.shares(bucket))]
@@ -66,7 +69,7 @@ def data_seconds(
     prices = []
     for shares in held:
         whole = max(shares.values(), key=lambda share: (share.size_bytes, -share.objects))
-        price = _prices(whole, costs, across_zones=across_zones)
+        price = _prices(whole, costs)
         prices.append(price)
         default += whole.size_bytes * price.elsewhere
         for zone in by_zone:
@@ -75,13 +78,14 @@ def data_seconds(
     return DataSeconds(_by_node(held, prices, by_zone), by_zone, default)
 
 
-def _prices(whole: Share, costs: Costs, *, across_zones: bool) -> _Prices:
+def _prices(whole: Share, costs: Costs) -> _Prices:
     objects_per_byte = whole.objects / whole.size_bytes
-    beyond = _through(costs.other_zone, costs.local_disk) if across_zones else costs.origin
     return _Prices(
         node=costs.local_disk.seconds(1.0, objects_per_byte),
         zone=_through(costs.zone, costs.local_disk).seconds(1.0, objects_per_byte),
-        elsewhere=beyond.seconds(1.0, objects_per_byte),
+        elsewhere=min(
+            way.seconds(1.0, objects_per_byte) for way in (_through(costs.other_zone, costs.local_disk), costs.origin)
+        ),
     )
 
 
@@ -94,7 +98,11 @@ def _by_node(
 ) -> dict[str, float]:
     """A node is as its zone, less what its own bytes save; one step for each node and bucket that it holds."""
     seconds: dict[str, float] = {}
-    for shares, price in zip(held, prices, strict=True):
+    steps = 0
+    for shares, price in sorted(zip(held, prices, strict=True), key=_held_bytes, reverse=True):
+        steps += sum(len(share.by_node) for share in shares.values())
+        if steps > _MOST_STEPS and seconds:
+            break
         saved = price.zone - price.node
         for zone, share in shares.items():
             start = by_zone[zone]
@@ -104,3 +112,7 @@ def _by_node(
             else:
                 seconds = {node: start - own * saved for node, own in share.by_node.items()}
     return seconds
+
+
+def _held_bytes(bucket: tuple[Mapping[str, Share], _Prices]) -> int:
+    return sum(share.size_bytes for share in bucket[0].values())

@@ -9,7 +9,7 @@ import msgspec
 
 from schedext.costs import Costs
 from schedext.demand import DemandError, Objective, demand
-from schedext.explaining import explained
+from schedext.explaining import Rest, explained
 from schedext.explanation import Explanation
 from schedext.judging import Judgements
 from schedext.levels import levels_of
@@ -53,7 +53,7 @@ class Decider:
         self._world: Final = world
         self._costs: Final = costs
         self._now: Final = now
-        self._scales: Final = Scales(world, Judgements(costs), costs)
+        self._scales: Final = Scales(world, Judgements(costs, world.nodes), costs)
 
     def view(self, uid: str, pod: Pod) -> View:
         """How the cluster looks to a pod.
@@ -104,14 +104,14 @@ class Decider:
             return victims
         return {name: found for name, found in victims.items() if view.fits_without(name, found.pods)}
 
-    def explain(self, pod: Pod) -> Explanation:
-        """Every node with its seconds by cause, or with the reason why it is none for the pod."""
+    async def explain(self, pod: Pod, rest: Rest) -> Explanation:
+        """Every node with its seconds by cause, or with the reason why it is none for the pod; rests in between."""
         try:
             view = self.view(pod.metadata.uid, pod)
         except DemandError as error:
             name = f"{pod.metadata.namespace}/{pod.metadata.name}"
             return Explanation(name, Objective.PERFORMANCE, notes=(str(error),))
-        return explained(pod, view, self._world, self._costs)
+        return await explained(pod, view, self._world, self._costs, rest)
 
     def _fragment(self, name: str, level: int) -> bytes:
         node = self._world.nodes.get(name)

@@ -232,9 +232,12 @@ def _shape(pod: Pod, wants: tuple[Want, ...]) -> Shape:
     if spread and pack:
         raise DemandError(f"{SPREAD}: devices and {PACK}: device contradict each other; remove one of them")
     counts = tuple(sorted(at_once(wants).items()))
+    largest: dict[str, int] = {}
+    for want in wants:
+        largest[want.resource] = max(largest.get(want.resource, 0), want.count)
     return Shape(
         counts=counts,
-        largest=tuple(max(w.count for w in wants if w.resource == resource) for resource, _ in counts),
+        largest=tuple(largest[resource] for resource, _ in counts),
         spread=spread,
         pack=pack,
         memory_bytes=_memory(pod),

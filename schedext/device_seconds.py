@@ -19,8 +19,9 @@ from tasuki.kube.names import FPGA_DOMAIN
 # device if it can.
 HOST_MEMORY: Final = LINKS[LinkKind.NUMA_NODE]
 
-# Numbers of GPUs that jobs ask for.
-_JOBS: Final = (1, 2, 4, 8, 16)
+# Numbers of GPUs that jobs ask for, and how often: mostly powers of two. The others only break ties, in favour of
+# filling up a node rather than beginning to break up one that has more left.
+_JOBS: Final[Mapping[int, float]] = {job: 1.0 if job in {1, 2, 4, 8, 16} else 0.1 for job in range(1, 17)}
 
 # So many unlike devices, or more in a few kinds of alike ones, `nearest_devices` settles within milliseconds. Beyond, a
 # set is grown from a few seeds.
@@ -131,9 +132,13 @@ def sharing_seconds(costs: Costs, users: int) -> float:
 
 def whole_seconds(costs: Costs, free: int, count: int) -> float:
     """Taking so many of the free whole devices, of what the jobs wait that had room until then."""
-    if costs.policy != "pack":
-        return 0.0
-    return costs.gpu_wait_seconds * sum(job for job in _JOBS if free - count < job <= free)
+    return costs.gpu_wait_seconds * _gpus_lost(free, count) if costs.policy == "pack" else 0.0
+
+
+@lru_cache(maxsize=4096)
+def _gpus_lost(free: int, count: int) -> float:
+    """Of each size of job, as many as fit no longer."""
+    return sum(often * job * (free // job - max(0, free - count) // job) for job, often in _JOBS.items())
 
 
 def programming_seconds(scene: Scene, resource: str, part: int) -> float:
@@ -147,11 +152,14 @@ def programming_seconds(scene: Scene, resource: str, part: int) -> float:
 
 
 def edge_seconds(scene: Scene, parts: Sequence[int]) -> float:
-    """Each neighbour's data goes to whichever of the devices it reaches soonest."""
+    """Each neighbour's data goes to whichever of the devices it reaches soonest, or to the host's memory."""
     total = 0.0
     for neighbour in scene.neighbours:
         items = neighbour.items_per_second * HOUR_SECONDS
         there = neighbour.part
+        if there is None and not parts:
+            # In the host's memory, where it stays: between nodes only the network counts then.
+            continue
         if there is None or not parts:
             total += items * transfer_seconds(HOST_MEMORY, neighbour.item_bytes)
         else:

@@ -27,14 +27,20 @@ _PARAMETERS: Final = ("pod", "format", "limit")
 _USAGE: Final = "ask for /explain?pod=namespace/name, and if you like &format=json and &limit=20"
 _NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 
-# An explanation is made for a person, and looks at every node: who asks for many must not hold the scheduler up.
+# An explanation is made for a person, and looks at every node: who asks for many must not hold the scheduler up. One is
+# made, the others wait.
 _MOST_AT_ONCE: Final = 4
+
+# Longer than the turns between, so that explaining takes a fourth of the time, whoever asks.
+_REST_SECONDS: Final = 0.01
 
 Find = Callable[[str, str], Awaitable[Pod]]
 
 
 class Explains(Protocol):
-    def explain(self, pod: Pod, /) -> Explanation: ...
+    async def explain(self, pod: Pod, rest: Callable[[], Awaitable[None]], /) -> Explanation:
+        """Rests every few milliseconds."""
+        ...
 
 
 class QuestionError(ValueError):
@@ -79,6 +85,7 @@ class ExplainPage:
         self._ready: Final = ready
         self._metrics: Final = metrics
         self._answering = 0
+        self._one_at_a_time: Final = asyncio.Lock()
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         if scope["path"] != PATH:
@@ -113,7 +120,8 @@ class ExplainPage:
             return _said(503, f"the pod {asked.namespace}/{asked.name} could not be looked up: {error}", NOT_READY)
         started = perf_counter()
         try:
-            explanation = self._explains.explain(pod)
+            async with self._one_at_a_time:
+                explanation = await self._explains.explain(pod, _rest)
             write, kind = (as_json, JSON) if asked.as_json else (_as_text, TEXT)
             # Of thousands of nodes it takes a while, and nothing in it changes any more.
             body = await asyncio.to_thread(write, explanation, asked.limit)
@@ -122,6 +130,10 @@ class ExplainPage:
             return _said(500, f"this is a defect of Tasuki: {type(error).__name__}; its log says more", ERROR)
         self._metrics.took(EXPLAIN, perf_counter() - started)
         return _Page(200, body, kind)
+
+
+async def _rest() -> None:
+    await asyncio.sleep(_REST_SECONDS)
 
 
 def _as_text(explanation: Explanation, limit: int) -> bytes:

@@ -1,5 +1,9 @@
 """Why a pod goes where it goes: every node, judged and ranked as the scheduler is told."""
 
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Final
+
 from schedext.costs import Costs
 from schedext.explanation import Explanation, NodeExplanation
 from schedext.levels import levels_of
@@ -9,19 +13,39 @@ from schedext.pod import Pod
 from schedext.view import BEYOND, View
 from schedext.world import World
 
+# Each takes some 50 microseconds, and the scheduler waits for a turn at most.
+_NODES_IN_A_TURN: Final = 50
 
-def explained(pod: Pod, view: View, world: World, costs: Costs) -> Explanation:
-    """What each node of the cluster is to a pod at this moment, as if no other filter had a say."""
-    found = {name: view.place(name) for name in sorted(world.nodes)}
-    seconds = [each.total_seconds if isinstance(each, Placement) else BEYOND for each in found.values()]
-    watts = [each.watts if isinstance(each, Placement) else 0.0 for each in found.values()]
+Rest = Callable[[], Awaitable[None]]
+
+
+async def explained(pod: Pod, view: View, world: World, costs: Costs, rest: Rest) -> Explanation:
+    """What each node of the cluster is to a pod when its turn comes, as if no other filter had a say.
+
+    Args:
+        pod: That is explained.
+        view: Its own.
+        world: Of all nodes.
+        costs: What difference is none.
+        rest: Leaves time to others, between some nodes and the next.
+    """
+    found: list[tuple[NodeExplanation, Placement | Refusal]] = []
+    for number, name in enumerate(sorted(world.nodes), start=1):
+        # It may be gone by now.
+        if (node := world.nodes.get(name)) is not None:
+            place = view.place(name, as_one=True)
+            found.append((_node(node, place), place))
+        if not number % _NODES_IN_A_TURN:
+            await rest()
+    seconds = [each.total_seconds if isinstance(each, Placement) else BEYOND for _, each in found]
+    watts = [each.watts if isinstance(each, Placement) else 0.0 for _, each in found]
     levels, note = levels_of(view.wanted.objective, seconds, watts, costs)
     return Explanation(
         pod=f"{pod.metadata.namespace}/{pod.metadata.name}",
         objective=view.wanted.objective,
         notes=tuple(filter(None, (*_notes(pod, view), note))),
         nodes=tuple(
-            _node(world.nodes[name], each, level) for (name, each), level in zip(found.items(), levels, strict=True)
+            replace(node, score=level) if node.fits else node for (node, _), level in zip(found, levels, strict=True)
         ),
     )
 
@@ -32,7 +56,8 @@ def _notes(pod: Pod, view: View) -> tuple[str, ...]:
     return where, indifferent
 
 
-def _node(node: Node, found: Placement | Refusal, level: int) -> NodeExplanation:
+def _node(node: Node, found: Placement | Refusal) -> NodeExplanation:
+    """All but the score, for which all must be known."""
     if isinstance(found, Refusal):
         return NodeExplanation(node.name, node.zone, fits=False, reason=found.reason, never=found.never)
     parts = sorted({*found.visible, *(pick.part for pick in found.picks)})
@@ -41,6 +66,5 @@ def _node(node: Node, found: Placement | Refusal, level: int) -> NodeExplanation
         node.zone,
         seconds=found.seconds,
         watts=found.watts,
-        score=level,
         devices=tuple(node.device_ids[part] for part in parts),
     )

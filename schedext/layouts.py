@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from sys import intern
 from typing import Final
 from weakref import WeakValueDictionary
@@ -15,6 +15,7 @@ from tasuki.devices.model import DeviceKind, device_id_of
 from tasuki.devices.topology import LinkKind
 from tasuki.kube import collection
 from tasuki.kube.accelerator_node import READY
+from tasuki.kube.names import FPGA_DOMAIN
 
 # For a pod's events, which are cut at 1024 bytes.
 _MOST_TROUBLE: Final = 200
@@ -46,6 +47,7 @@ class DeviceFound(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     profile: str = ""
     function: str = ""
     functions: tuple[FunctionFound, ...] = ()
+    claimed: bool = False
     power_limit_watts: float = 0.0
 
     @property
@@ -131,7 +133,8 @@ class Layouts:
     def accelerators(self, found: AcceleratorNodeFound) -> Accelerators | None:
         """What is kept of an AcceleratorNode; None if it says nothing.
 
-        Devices of kinds that are not known here are left out, and so are resources that have no others.
+        Devices of kinds that are not known here are left out, and so are resources that have no others, but for those
+        that FPGA regions could serve again.
         """
         status = found.status
         if status is None:
@@ -139,7 +142,7 @@ class Layouts:
         devices = [*{each.id: each for each in status.devices if each.kind in _KINDS}.values()]
         indices = {each.id: index for index, each in enumerate(devices)}
         parts = tuple(_parts(devices, indices))
-        offers = tuple(_offers(status, indices))
+        offers = tuple(_offers(status, devices, indices))
         ways = tuple(_ways(status, indices))
         layout = self._layouts.get((parts, offers, ways))
         if layout is None:
@@ -200,12 +203,19 @@ def _watts(device: DeviceFound, parent: DeviceFound) -> float:
     return parent.power_limit_watts * device.memory_bytes / parent.memory_bytes
 
 
-def _offers(status: StatusFound, indices: Mapping[str, int]) -> Iterator[Offer]:
-    for resource in sorted(status.resources, key=lambda each: each.name):
+def _offers(status: StatusFound, devices: list[DeviceFound], indices: Mapping[str, int]) -> Iterator[Offer]:
+    regions = [each for each in devices if each.kind == DeviceKind.FPGA]
+    claimed = {indices[each.id] for each in regions if each.claimed}
+    found = {f"{FPGA_DOMAIN}/{function.name}": Offer("", ()) for region in regions for function in region.functions}
+    for resource in status.resources:
         cut = {indices[each.device]: each.replicas for each in resource.devices if each.device in indices}
-        devices = tuple(sorted((index, replicas) for index, replicas in cut.items() if replicas > 0))
-        if devices:
-            yield Offer(intern(resource.name), devices, resource.one_per_request)
+        parts = tuple(sorted((index, replicas) for index, replicas in cut.items() if replicas > 0))
+        # What is offered no longer is listed only while it is held; what is listed otherwise will have regions again.
+        if parts or (regions and not resource.devices and not resource.holders):
+            cut_down = tuple(index for index, _ in parts if index in claimed)
+            found[resource.name] = Offer("", parts, resource.one_per_request, cut_down)
+    for name in sorted(found):
+        yield replace(found[name], resource=intern(name))
 
 
 def _ways(status: StatusFound, indices: Mapping[str, int]) -> Iterator[tuple[tuple[int, int], WayBetween]]:

@@ -107,6 +107,7 @@ class HeldLease:
         self._wake: Final = asyncio.Event()
         self._turned: Final = asyncio.Condition()
         self._turns = 0
+        self._taken: Callable[[], None] = lambda: None
         self._is_turning = False
         self._stopped = False
         self._wanted_until = self._kept_until = float("-inf")
@@ -149,8 +150,13 @@ class HeldLease:
         self._stopped = True
         self._wake.set()
 
-    async def run(self) -> None:
-        """Take, renew and hand back, until `stop`. The only task that writes the Lease."""
+    async def run(self, taken: Callable[[], None]) -> None:
+        """Take, renew and hand back, until `stop`. The only task that writes the Lease.
+
+        Args:
+            taken: Told when the lease becomes ours and others may have bound since it last was.
+        """
+        self._taken = taken
         while not self._stopped:
             self._wake.clear()
             self._is_turning = True
@@ -221,6 +227,8 @@ class HeldLease:
             return 0.0
         self._our_term = (written.metadata.uid, term + 1)
         self._settled_at = self._clock() + (0.0 if is_next_of_ours else self._times.settle_seconds)
+        if not is_next_of_ours:
+            self._taken()
         self._reason = "we hold the lease only since a moment ago, and wait for what the former holder bound"
         log.info("the lease is ours lease=%s identity=%s", LEASE_NAME, self._identity)
         return self._until_settled()

@@ -8,8 +8,6 @@ from typing import Final
 
 from schedext.demand import Turn, Want, at_once
 from schedext.look import Layout, Look, Occupancy
-from tasuki.devices.model import DeviceKind
-from tasuki.kube.names import FPGA_DOMAIN
 from tasuki.kube.placement import Slices
 
 # Of one container and one resource.
@@ -89,12 +87,6 @@ class Condition:
     healthy: tuple[bool, ...] = ()
     loaded: tuple[str, ...] = ()
     unlisted: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-
-
-def could_offer(layout: Layout) -> frozenset[str]:
-    """The resources that a node offers, or would with other functions in its FPGAs."""
-    functions = (name for part in layout.parts for name, _ in part.functions if part.kind is DeviceKind.FPGA)
-    return frozenset(chain(layout.offers, (f"{FPGA_DOMAIN}/{name}" for name in functions)))
 
 
 def charge(claim: Claim, parts: Mapping[str, int], offered: Collection[str]) -> Charge:
@@ -320,6 +312,9 @@ def has_more_room(after: Look, before: Look) -> bool:
     if not alike:
         return False
     now, then = after.occupancy, before.occupancy
+    # Of what is in use as another resource nothing is free, whatever the counts say: fewer users may have ended that.
     return any(new and not old for new, old in zip(now.healthy, then.healthy, strict=True)) or any(
-        new < old for new, old in zip(now.promised_bytes, then.promised_bytes, strict=True)
+        new < old
+        for row, before_row in ((now.promised_bytes, then.promised_bytes), (now.users, then.users))
+        for new, old in zip(row, before_row, strict=True)
     )

@@ -1,6 +1,7 @@
 """From what places cost to what the scheduler is told, places that do not fit among them."""
 
 from collections.abc import Sequence
+from math import inf
 from typing import Final
 
 from schedext.costs import Costs
@@ -24,7 +25,9 @@ def levels_of(
     """
     if BEYOND not in seconds:
         ranking = rank(objective, seconds, watts)
-        return scores(ranking.costs, costs.noise, costs.noise_seconds * ranking.per_second), ranking.note
+        # Most of the joules are those of the hour itself, of which a few percent are how makers state watts.
+        most = costs.most_noise_seconds if ranking.ranked_by is Objective.PERFORMANCE else inf
+        return scores(ranking.costs, costs.noise, costs.noise_seconds * ranking.per_second, most), ranking.note
     fit = [(lost, power) for lost, power in zip(seconds, watts, strict=True) if lost != BEYOND]
     levels, note = levels_of(objective, [lost for lost, _ in fit], [power for _, power in fit], costs)
     among = iter(levels)

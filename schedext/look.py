@@ -36,13 +36,16 @@ class Offer:
     """One extended resource of a node.
 
     Attributes:
-        devices: Indices into the layout's parts, ascending, with how many slices each is cut into.
+        devices: Indices into the layout's parts, ascending, with how many slices each is cut into. None where all that
+            it could be of is FPGA regions that are held, or programmed, as something else at the moment.
         one_per_request: A container may ask for one slice at most.
+        cut_down: Those of the devices that may list less than they are cut into, while somebody holds them.
     """
 
     resource: str
     devices: tuple[tuple[int, int], ...]
     one_per_request: bool = False
+    cut_down: tuple[int, ...] = ()
 
     @property
     def slices(self) -> int:
@@ -64,7 +67,7 @@ class Layout:
 
     Attributes:
         parts: In the order in which the node publishes its devices.
-        offers: By resource.
+        offers: By resource; also those that the node would offer with other functions in its FPGAs.
         ways: By two different indices of whole devices, both ways round; a missing pair has the longest path of the
             host between.
     """

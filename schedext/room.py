@@ -8,7 +8,7 @@ Slices in use on unknown devices are where they hurt most: there is room only if
 count for their own resource.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
@@ -16,7 +16,7 @@ from itertools import accumulate
 from typing import Final
 
 from schedext.demand import Shape
-from schedext.look import Layout, Look, Occupancy, Offer
+from schedext.look import Layout, Look, Occupancy, Offer, Part
 from schedext.placement import Refusal
 from tasuki.devices.model import DeviceKind
 from tasuki.kube.names import FPGA_DOMAIN
@@ -196,31 +196,47 @@ def _on_distinct(layout: Layout, room: Room) -> int:
     return 0
 
 
-def _rooms(shape: Shape, look: Look, memory_bytes: int | None = None) -> tuple[Room, ...]:
-    """Unless it is given, with the memory that the shape needs."""
-    memory = shape.memory_bytes if memory_bytes is None else memory_bytes
-    return tuple(_room(look, resource, count, memory) for resource, count in shape.counts)
+def _rooms(shape: Shape, look: Look) -> tuple[Room, ...]:
+    rooms = (_room(look, resource, count) for resource, count in shape.counts)
+    return tuple(_with_memory(look, room, shape.memory_bytes) for room in rooms)
 
 
-def _room(look: Look, resource: str, count: int, memory_bytes: int) -> Room:
+def _room(look: Look, resource: str, count: int) -> Room:
+    """Whatever memory is left."""
     layout, healthy = look.layout, look.occupancy.healthy
     offer = layout.offers.get(resource)
     if offer is None or not offer.devices:
         return Room(resource, count, ())
     taken = look.taken(resource)
-    free = tuple([(d, n - taken[d]) for d, n in offer.devices if taken[d] < n and healthy[d]])
-    kind = layout.parts[offer.devices[0][0]].kind
-    if kind is DeviceKind.FPGA:
-        elsewhere = _in_use_as_another(look, resource)
-        free = tuple(pair for pair in free if pair[0] not in elsewhere)
-    elif memory_bytes and kind in _GPUS:
-        cut = dict(offer.devices)
-        free = tuple([pair for pair in free if memory_bytes <= memory_left(look, pair[0], cut[pair[0]])])
+    elsewhere = _in_use_as_another(look, resource)
+    free = tuple([(d, n - taken[d]) for d, n in offer.devices if taken[d] < n and healthy[d] and d not in elsewhere])
     return Room(resource, count, free, look.floating(resource))
 
 
-def _in_use_as_another(look: Look, resource: str) -> set[int]:
-    return {d for name, taken in look.occupancy.taken if name != resource for d, slices in enumerate(taken) if slices}
+def _with_memory(look: Look, room: Room, memory_bytes: int) -> Room:
+    """What is left of it where every user needs memory; 0 is said by those who take an equal share for each slice."""
+    layout = look.layout
+    if not room.free or layout.parts[room.free[0][0]].kind not in _GPUS:
+        return room
+    cut = dict(layout.offers[room.resource].devices)
+    if memory_bytes:
+        return replace(room, free=tuple([(d, n) for d, n in room.free if memory_bytes <= memory_left(look, d, cut[d])]))
+    shares = [min(n, _shares_left(look, d, cut[d])) for d, n in room.free]
+    if all(left == n for left, (_, n) in zip(shares, room.free, strict=True)):
+        return room
+    return replace(room, free=tuple([(d, left) for left, (d, _) in zip(shares, room.free, strict=True) if left]))
+
+
+def _in_use_as_another(look: Look, resource: str) -> Collection[int]:
+    """An FPGA region holds one function; of any other device, perhaps all is in use as it was configured earlier."""
+    others = [taken for name, taken in look.occupancy.taken if name != resource]
+    return {d for taken in others for d, slices in enumerate(taken) if slices} if others else ()
+
+
+def _shares_left(look: Look, part: int, replicas: int) -> int:
+    """How many equal shares of its memory a device has left: what a slice gets whose pod does not say what it needs."""
+    share = look.layout.parts[part].memory_bytes // replicas
+    return memory_left(look, part, replicas) // share if share else replicas
 
 
 def memory_left(look: Look, part: int, replicas: int) -> int:
@@ -274,17 +290,26 @@ def _emptied(shape: Shape, layout: Layout) -> Look:
 def _all_of(layout: Layout, resource: str, count: int) -> tuple[tuple[int, int], ...]:
     """The devices that are offered under the resource, and those that could be.
 
-    Into how many channels the latter would be cut nobody publishes, so they are taken to suffice: a pod had better wait
-    in vain than be told never.
+    Which FPGA regions have a name that is no function's nobody publishes, so that any may; nor into how many channels
+    they would be cut, so they are taken to suffice: a pod had better wait in vain than be told never.
     """
     offer = layout.offers.get(resource)
-    devices = dict(offer.devices) if offer else {}
-    if resource.startswith(_FUNCTIONS):
-        function = resource.removeprefix(_FUNCTIONS)
+    if offer is None:
+        return ()
+    devices = dict(offer.devices)
+    if not devices or layout.parts[offer.devices[0][0]].kind is DeviceKind.FPGA:
+        devices.update((d, max(count, devices[d])) for d in offer.cut_down)
         for d, part in enumerate(layout.parts):
-            if d not in devices and any(name == function for name, _ in part.functions):
-                devices[d] = count
+            if part.kind is DeviceKind.FPGA and _could_serve(part, resource):
+                devices.setdefault(d, count)
     return tuple(sorted(devices.items()))
+
+
+def _could_serve(region: Part, resource: str) -> bool:
+    if not resource.startswith(_FUNCTIONS):
+        return True
+    function = resource.removeprefix(_FUNCTIONS)
+    return any(name == function for name, _ in region.functions)
 
 
 # In words.
@@ -322,7 +347,7 @@ class _Words:
     def why_not(self, rooms: tuple[Room, ...]) -> str:
         for room in rooms:
             if not is_enough(self.shape, self.look.layout, room):
-                regardless = _room(self.look, room.resource, room.count, 0)
+                regardless = _room(self.look, room.resource, room.count)
                 if is_enough(self.shape, self.look.layout, regardless):
                     return self._memory(room, regardless)
                 return self._slices(regardless, "")
@@ -346,6 +371,8 @@ class _Words:
         return f"{wants}, " + (f"it has {free or 'none'}" if self.ever else f"{_are(free)} free")
 
     def _memory(self, room: Room, regardless: Room) -> str:
+        if not self.shape.memory_bytes:
+            return self._slices(room, " with an equal share of memory left")
         need = _bytes(self.shape.memory_bytes)
         if room.free:
             return self._slices(room, f" with {need} of memory{'' if self.ever else ' left'}")

@@ -62,7 +62,9 @@ def rank(objective: Objective, seconds: Sequence[float], watts: Sequence[float])
     return Ranking(costs, objective, per_second=max(factors.values(), default=1.0))
 
 
-def scores(costs: Sequence[float], noise: float, noise_seconds: float) -> list[int]:
+def scores(
+    costs: Sequence[float], noise: float, noise_seconds: float, most_noise_seconds: float = math.inf
+) -> list[int]:
     """10 for the least cost, 0 for the most, and linear between; `ALIKE` for all if the difference is noise.
 
     What is not a finite number counts as worse than everything that is.
@@ -71,21 +73,25 @@ def scores(costs: Sequence[float], noise: float, noise_seconds: float) -> list[i
         costs: From 0 up.
         noise: A difference between best and worst below this part of the worst is noise.
         noise_seconds: So is one below this, in the unit of the costs (`Ranking.per_second` of them for each second).
+        most_noise_seconds: One from this up is none, in the same unit, whatever part of the worst it is.
     """
     # One pass in C tells that all are finite, as they nearly always are; a sum that overflows only takes longer.
-    if math.isfinite(sum(costs)):
-        return _linear(costs, noise, noise_seconds, ALIKE)
-    finite = [cost for cost in costs if math.isfinite(cost)]
-    among = iter(_linear(finite, noise, noise_seconds, ALIKE if len(finite) == len(costs) else BEST))
+    all_finite = math.isfinite(sum(costs))
+    finite = costs if all_finite else [cost for cost in costs if math.isfinite(cost)]
+    least = max(noise_seconds, min(noise * max(finite, default=0.0), most_noise_seconds))
+    if all_finite:
+        return _linear(costs, least, ALIKE)
+    among = iter(_linear(finite, least, ALIKE if len(finite) == len(costs) else BEST))
     return [next(among) if math.isfinite(cost) else 0 for cost in costs]
 
 
-def _linear(costs: Sequence[float], noise: float, noise_seconds: float, alike: int) -> list[int]:
+def _linear(costs: Sequence[float], least: float, alike: int) -> list[int]:
+    """`alike` if the difference is less than `least`."""
     if not costs:
         return []
     best, worst = min(costs), max(costs)
     spread = worst - best
-    if spread <= 0 or spread < noise * worst or spread < noise_seconds:
+    if spread <= 0 or spread < least:
         return [alike] * len(costs)
     # Division keeps the quotient of even the smallest spread within 0 and 1, where a factor would overflow.
     return [int((worst - cost) / spread * BEST + 0.5) for cost in costs]

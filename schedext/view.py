@@ -50,9 +50,11 @@ class View:
         self._uid: Final = uid
         self.wanted: Final = wanted
         self._kind: Final = kind_of(wanted, scales.world.resources.__contains__)
-        self._judged: Final[Judged] = scales.judgements.of(self._kind)
-        plan = wanted.plan
-        self.pinned: Final = plan.node if plan is not None and now < plan.until else ""
+        self._judged: Final[Judged] = scales.judgements.of(self._kind.shape)
+        self._planned_until: Final = self._plan_ends()
+        is_planned = wanted.plan is not None and self._planned_until is not None and now < self._planned_until
+        self.pinned: Final = wanted.plan.node if wanted.plan is not None and is_planned else ""
+        self._unplanned: Final = self._refused_by_plan()
         self._own: Final = self._own_looks()
 
     @property
@@ -83,8 +85,9 @@ class View:
         """Seconds lost in an hour on each node, `BEYOND` where the pod does not fit, and watts (0: unknown)."""
         data, edges, nodes = self._data, self._edges, self._world.nodes
         quick = {} if self.pinned else self._judged.by_look
-        exact = self._own.keys() | data.by_node.keys() | edges.by_node.keys()
-        by_zone: dict[str, float] = {}
+        exact = self._own.keys() | edges.by_node.keys()
+        held = data.by_node
+        by_zone: dict[str, tuple[float, float]] = {}
         seconds: list[float] = []
         watts: list[float] = []
         for name in names:
@@ -95,15 +98,21 @@ class View:
             else:
                 away = by_zone.get(node.zone)
                 if away is None:
-                    away = by_zone[node.zone] = data.at("", node.zone) + edges.at("", node.zone)
-                lost, power = found[0] + away, found[1]
+                    away = by_zone[node.zone] = data.at("", node.zone), edges.at("", node.zone)
+                lost, power = found
+                lost += held.get(name, away[0]) + away[1]
             seconds.append(lost)
             watts.append(power)
         return seconds, watts
 
-    def place(self, name: str) -> Placement | Refusal:
-        """Where on the node the pod would sit, near its neighbours there, with every cause of its seconds."""
-        found = self._placed(name, self._edges)
+    def place(self, name: str, *, as_one: bool = False) -> Placement | Refusal:
+        """Where on the node the pod would sit, near its neighbours there, with every cause of its seconds.
+
+        Args:
+            name: The node's.
+            as_one: Take all its containers for one: of thousands, each takes its time.
+        """
+        found = self._placed(name, self._edges, as_one=as_one)
         node = self._world.nodes.get(name)
         if isinstance(found, Refusal) or node is None:
             return found
@@ -115,7 +124,7 @@ class View:
 
     def fits_without(self, name: str, uids: Collection[str]) -> bool:
         """Whether the pod fits on a node once these pods are gone."""
-        return isinstance(self._placed(name, _NO_EDGES, {*uids, self._uid}), Placement)
+        return isinstance(self._placed(name, _NO_EDGES, without={*uids, self._uid}), Placement)
 
     def _judge(self, name: str) -> Judgement:
         node = self._world.nodes.get(name)
@@ -124,7 +133,7 @@ class View:
         look = self._own.get(name, node.look)
         found = self._judged.judge(look)
         if isinstance(found, Refusal) and self._is_foreign(node, look):
-            return self._foreign_refusal() or self._judgements.of(self._without_foreign(look)).judge(look)
+            return self._foreign_refusal() or self._judgements.of(self._without_foreign(look).shape).judge(look)
         return found
 
     def _cost(self, name: str) -> tuple[float, float]:
@@ -136,25 +145,40 @@ class View:
         lost = found.total_seconds if isinstance(found, Placement) else found.seconds
         return lost + self._data.at(name, node.zone) + self._edges.at(name, node.zone), found.watts
 
-    def _placed(self, name: str, edges: EdgeSeconds, without: Collection[str] = ()) -> Placement | Refusal:
+    def _placed(
+        self, name: str, edges: EdgeSeconds, *, without: Collection[str] = (), as_one: bool = True
+    ) -> Placement | Refusal:
         node = self._world.nodes.get(name)
         if (refusal := self._refused_unseen(name, node)) is not None or node is None:
             return refusal or _UNKNOWN
         look = self._world.look_without(name, without) if without else self._own.get(name, node.look)
         kind, neighbours = self._kind, edges.neighbours.get(name, ())
-        found = place(kind.shape, kind.wants, look, self._costs, neighbours)
+        found = place(kind.shape, kind.as_one if as_one else kind.wants, look, self._costs, neighbours)
         if isinstance(found, Refusal) and self._is_foreign(node, look):
             kind = self._without_foreign(look)
-            return self._foreign_refusal() or place(kind.shape, kind.wants, look, self._costs, neighbours)
+            wants = kind.as_one if as_one else kind.wants
+            return self._foreign_refusal() or place(kind.shape, wants, look, self._costs, neighbours)
         return found
 
     def _refused_unseen(self, name: str, node: Node | None) -> Refusal | None:
         """What does not depend on how the node looks."""
-        plan = self.wanted.plan
-        if plan is not None and self.pinned and name != self.pinned:
-            until = f"{plan.until.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
-            return Refusal(f"its chain is planned with it on node {self.pinned} until {until}", never=True)
+        if self._unplanned is not None and name != self.pinned:
+            return self._unplanned
         return _UNKNOWN if node is None else None
+
+    def _plan_ends(self) -> datetime | None:
+        """When what is kept for the pod is given up, whatever its plan says; None without a plan."""
+        if self.wanted.plan is None:
+            return None
+        pod = self._world.pod(self._uid)
+        return (pod.planned_until if pod is not None else None) or self.wanted.plan.until
+
+    def _refused_by_plan(self) -> Refusal | None:
+        """On every node but the planned one."""
+        if self._planned_until is None or not self.pinned:
+            return None
+        until = f"{self._planned_until.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+        return Refusal(f"its chain is planned with it on node {self.pinned} until {until}", never=True)
 
     def _own_looks(self) -> dict[str, Look]:
         """Nodes as they are without what the pod itself holds there, or is kept for it."""
@@ -197,4 +221,4 @@ class View:
         found = edges_to(chain, self._uid, placed, self._world.declared_edges(chain.name))
         nodes = self._world.nodes
         zones = {each.placed.node: nodes[each.placed.node].zone for each in found if each.placed.node in nodes}
-        return edge_seconds(found, zones, self._costs, from_device=bool(self._kind.wants))
+        return edge_seconds(found, zones, self._costs, from_device=not self._kind.is_empty)

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -25,6 +26,8 @@ class WakingTimes:
     Attributes:
         settle_seconds: After room was freed, for the scheduler to hear of it by itself and to ask again.
         between_seconds: Between two events that we cause.
+        tidy_seconds: Between two looks for pods that wait no more.
+        unseen_seconds: A pod that no watch knows so long after it was asked about is gone.
         forget_seconds: A pod that was not asked about for so long waits no more: the scheduler tries every pod again
             after five minutes at the latest (kubernetes, DefaultPodMaxInUnschedulablePodsDuration).
         first_pause_seconds: Before the first attempt after a failure.
@@ -33,9 +36,11 @@ class WakingTimes:
 
     settle_seconds: float = 1.0
     between_seconds: float = 2.0
+    tidy_seconds: float = 10.0
+    unseen_seconds: float = 60.0
     forget_seconds: float = 600.0
     first_pause_seconds: float = 1.0
-    most_pause_seconds: float = 60.0
+    most_pause_seconds: float = 10.0
 
 
 DEFAULT_WAKING_TIMES: Final = WakingTimes()
@@ -45,8 +50,8 @@ _MOST_WAITING: Final = 10_000
 class Waiting:
     """The pods that were refused for want of room, each with when that was last."""
 
-    def __init__(self, forget_seconds: float, most: int = _MOST_WAITING) -> None:
-        self._forget_seconds: Final = forget_seconds
+    def __init__(self, times: WakingTimes, most: int = _MOST_WAITING) -> None:
+        self._times: Final = times
         self._most: Final = most
         # In the order of the refusals.
         self._refused: dict[str, float] = {}
@@ -63,14 +68,18 @@ class Waiting:
     def gone(self, uid: str) -> None:
         self._refused.pop(uid, None)
 
-    def any_since(self, freed_at: float, now: float) -> bool:
+    def tidy(self, now: float, is_known: Callable[[str], bool]) -> None:
+        """Forget the pods that were deleted, and those that the scheduler has long tried again."""
+        times = self._times
+        self._refused = {
+            uid: at
+            for uid, at in self._refused.items()
+            if now - at < (times.forget_seconds if is_known(uid) else times.unseen_seconds)
+        }
+
+    def any_since(self, freed_at: float) -> bool:
         """Whether a pod waits that was not asked about since room was freed."""
-        while self._refused:
-            uid, at = next(iter(self._refused.items()))
-            if now - at < self._forget_seconds:
-                return at <= freed_at
-            del self._refused[uid]
-        return False
+        return next(iter(self._refused.values()), float("inf")) <= freed_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +127,7 @@ class Waker:
         self._now: Final = now
         self._outcome: Final = outcome
         self._times: Final = times
-        self._waiting: Final = Waiting(times.forget_seconds)
+        self._waiting: Final = Waiting(times)
         # Only the one replica that is asked has anybody waiting, so that chance need not spread the attempts.
         self._backoff: Final = Backoff(times.first_pause_seconds, times.most_pause_seconds, max)
         self._freed: _Freed | None = None
@@ -149,18 +158,26 @@ class Waker:
         self._freed = _Freed(self._freed.first_at if self._freed is not None else at, at, node)
         self._wake.set()
 
-    async def run(self) -> None:
-        """Wake until cancelled."""
+    async def run(self, is_known: Callable[[str], bool]) -> None:
+        """Wake until cancelled.
+
+        Args:
+            is_known: Whether there is such a pod, as far as the watches have shown it.
+        """
         while True:
-            await self._wake.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._times.tidy_seconds):
+                    await self._wake.wait()
             self._wake.clear()
+            self._waiting.tidy(self._clock(), is_known)
             while (freed := self._freed) is not None:
                 settled = freed.first_at + self._times.settle_seconds - self._clock()
-                await asyncio.sleep(settled if settled > 0 else await self._wake_for(freed))
+                await asyncio.sleep(settled if settled > 0 else await self._wake_for(freed, is_known))
 
-    async def _wake_for(self, freed: _Freed) -> float:
+    async def _wake_for(self, freed: _Freed, is_known: Callable[[str], bool]) -> float:
         """Touch the node if somebody waits; how long to pause after that."""
-        if not self._waiting.any_since(freed.first_at, self._clock()):
+        self._waiting.tidy(self._clock(), is_known)
+        if not self._waiting.any_since(freed.first_at):
             self._freed = freed.after(freed.first_at)
             return 0.0
         sent_at = self._clock()

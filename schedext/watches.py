@@ -20,10 +20,17 @@ from tasuki.kube.client import Kube
 from tasuki.kube.collection import Change, Collection, HasMetadata, Resource
 from tasuki.kube.names import ACCELERATOR_NODE_PLURAL, API_GROUP, API_VERSION, CACHE_NODE_PLURAL
 from tasuki.kube.quantity import QuantityError, parse
-from tasuki.kube.watching import DEFAULT_WATCH_TIMES, WatchTimes
+from tasuki.kube.watching import WatchTimes
 
 S = TypeVar("S", bound=HasMetadata)
 T = TypeVar("T")
+
+# A connection can break without a word, and until that is noticed nothing is seen: 87 seconds at most, for the few
+# processes that decide by what they see. A thousand nodes' own watches have more patience.
+_TIMES: Final = WatchTimes(lasts_seconds=60.0, silence_seconds=15.0, most_pause_seconds=15.0)
+
+# From the opening of a watch until it has surely brought what happened before: the server sends it at once.
+_CATCH_UP_SECONDS: Final = 1.0
 
 # How often promises and plans are looked at that end by themselves.
 _TICK_SECONDS: Final = 1.0
@@ -47,7 +54,7 @@ class Watches:
         world: World,
         report: Callable[[str, str], None],
         uniform: Callable[[float, float], float],
-        times: WatchTimes = DEFAULT_WATCH_TIMES,
+        times: WatchTimes = _TIMES,
     ) -> None:
         """Prepare to watch.
 
@@ -65,11 +72,35 @@ class Watches:
         self._times: Final = times
         self._listed: Final[set[str]] = set()
         self._collections: Final[dict[str, Callable[[], float | None]]] = {}
+        self._pods: Final = Collection(
+            kube,
+            Resource("", "v1", _PODS, Pod, world.demands.tracked, {"fieldSelector": _UNFINISHED}),
+            times,
+            uniform,
+            partial(report, _PODS),
+        )
+        self._behind_since: float | None = None
+        self._renewed: Final = asyncio.Event()
 
     @property
     def synced(self) -> bool:
         """Whether all was listed at least once that placing cannot do without; caches are no part of it."""
         return self._listed.issuperset(_NEEDED)
+
+    @property
+    def current(self) -> bool:
+        """Whether all pods were seen as they were at the last `renew`."""
+        opened_at = self._pods.opened_at
+        if self._behind_since is not None and opened_at is not None and opened_at > self._behind_since:
+            if monotonic() - opened_at < _CATCH_UP_SECONDS:
+                return False
+            self._behind_since = None
+        return self._behind_since is None
+
+    def renew(self) -> None:
+        """Open the watch of pods anew: another replica has bound some, and the connection may be broken unnoticed."""
+        self._behind_since = monotonic()
+        self._renewed.set()
 
     @property
     def age_seconds(self) -> Mapping[str, float]:
@@ -82,7 +113,6 @@ class Watches:
         """Watch for as long as the process lives."""
         world = self._world
         nodes = Resource("", "v1", _NODES, _Node, _node_facts)
-        pods = Resource("", "v1", _PODS, Pod, world.demands.tracked, {"fieldSelector": _UNFINISHED})
         accelerators: Resource[AcceleratorNodeFound, Accelerators | None] = Resource(
             API_GROUP, API_VERSION, ACCELERATOR_NODE_PLURAL, AcceleratorNodeFound, world.layouts.accelerators
         )
@@ -90,14 +120,26 @@ class Watches:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._follow(nodes, world.take_nodes))
             tasks.create_task(self._follow(accelerators, world.take_accelerators))
-            tasks.create_task(self._follow(pods, world.take_pods))
+            tasks.create_task(self._follow_pods())
             tasks.create_task(self._follow(caches, world.take_caches))
             tasks.create_task(self._tick())
 
     async def _follow(self, resource: Resource[S, T], take: Callable[[Change[T]], None]) -> None:
-        name = resource.plural
-        report = partial(self._report, name)
+        report = partial(self._report, resource.plural)
         followed = Collection(self._kube, resource, self._times, self._uniform, report)
+        await self._take(resource.plural, followed, take)
+
+    async def _follow_pods(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                following = tasks.create_task(self._take(_PODS, self._pods, self._world.take_pods))
+                await self._renewed.wait()
+                self._renewed.clear()
+                # It goes on from the version that it has seen last.
+                following.cancel()
+                await asyncio.wait([following])
+
+    async def _take(self, name: str, followed: Collection[S, T], take: Callable[[Change[T]], None]) -> None:
         self._collections[name] = lambda: followed.last_contact
         async with aclosing(followed.changes()) as changes:
             async for change in changes:

@@ -208,11 +208,13 @@ def equal_priorities(names: Sequence[str]) -> bytes:
 
 
 def preemption_result(victims: Mapping[str, Victims]) -> bytes:
+    """Nodes without victims are left out: the scheduler takes one for an error (preemption.go, callExtenders)."""
     return _encoder.encode(
         _PreemptionResult(
             {
                 node: _MetaVictims([_MetaPod(uid) for uid in each.pods], each.pdb_violations)
                 for node, each in victims.items()
+                if each.pods
             }
         )
     )

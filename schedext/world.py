@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from itertools import islice
 from typing import Final, TypeVar
 
 from schedext.accounts import NOTHING, Account, Stake
@@ -19,6 +20,9 @@ from tasuki.kube.collection import Applied, Change, Deleted, ObjectName, Replace
 from tasuki.kube.placement import Slices
 
 T = TypeVar("T")
+
+# Looking at one takes some microseconds, and who belongs to a chain is for users to write.
+_MOST_OF_CHAIN: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +69,8 @@ class World:
         self._named: Final[dict[ObjectName, TrackedPod]] = {}
         self._pods: Final[dict[str, TrackedPod]] = {}
         self._waiting: Final[dict[str, TrackedPod]] = {}
-        self._chains: Final[dict[ChainName, set[str]]] = {}
+        # Of each chain the pods' uids, in the order in which they came.
+        self._chains: Final[dict[ChainName, dict[str, None]]] = {}
         self._chain_of: Final[dict[str, ChainName]] = {}
         # By pod; it counts on one node at most.
         self._stakes: Final[dict[str, Stake]] = {}
@@ -95,9 +100,11 @@ class World:
         return self.reservations.get(uid)
 
     def placed(self, chain: ChainName) -> Sequence[PlacedFunction]:
-        """The chain's pods that have a node, or one kept for them; sorted by function."""
-        found = []
+        """The chain's pods that have a node, or one kept for them; sorted by function, and of very many the first."""
+        found: list[PlacedFunction] = []
         for uid in self._chains.get(chain, ()):
+            if len(found) == _MOST_OF_CHAIN:
+                break
             stake = self._stakes.get(uid)
             place = stake.pod.demand.chain if stake is not None else None
             if stake is not None and place is not None and stake.node in self.nodes:
@@ -106,9 +113,9 @@ class World:
         return sorted(found, key=lambda each: (each.function, each.uid))
 
     def declared_edges(self, chain: ChainName) -> Mapping[str, tuple[Edge, ...]]:
-        """By function; of pods that differ the one with the least uid counts."""
+        """By function; of pods that differ the one that came first counts. Of very many pods only the first."""
         declared: dict[str, tuple[Edge, ...]] = {}
-        for uid in sorted(self._chains.get(chain, ())):
+        for uid in islice(self._chains.get(chain, ()), _MOST_OF_CHAIN):
             pod = self._subject(uid)
             place = pod.demand.chain if pod is not None else None
             if place is not None and place.edges is not None:
@@ -145,9 +152,12 @@ class World:
         for uid in [uid for uid, each in self.reservations.items() if each.expires_at <= monotonic]:
             del self.reservations[uid]
             self._settle(uid)
-        for uid in [uid for uid, pod in self._planned.items() if not _is_planned(pod, now)]:
+        ended = [uid for uid, pod in self._planned.items() if not _is_planned(pod, now)]
+        planned = {self._stakes[uid].node for uid in ended}
+        for uid in ended:
             self._settle(uid)
-        self._refresh()
+        # Its pod may go elsewhere now, even if nothing was kept for it; any node will do to tell of that.
+        self._refresh(freed=sorted(planned & self.nodes.keys()) or [*self.nodes][:1] if planned else ())
 
     def take_nodes(self, change: Change[NodeFacts]) -> None:
         first = self._begin("nodes", change)
@@ -277,16 +287,16 @@ class World:
             return
         if old is not None:
             del self._chain_of[uid]
-            self._chains[old].discard(uid)
+            del self._chains[old][uid]
             if not self._chains[old]:
                 del self._chains[old]
         if chain is not None:
             self._chain_of[uid] = chain
-            self._chains.setdefault(chain, set()).add(uid)
+            self._chains.setdefault(chain, {})[uid] = None
 
-    def _refresh(self, *, quietly: bool = False) -> None:
-        """Look anew at the nodes that something changed of."""
-        freed = []
+    def _refresh(self, *, quietly: bool = False, freed: Iterable[str] = ()) -> None:
+        """Look anew at the nodes that something changed of, and tell of those with more room, and of those given."""
+        found = set(freed)
         for name in sorted(self._stale):
             account = self._accounts.get(name)
             if account is not None and account.is_idle:
@@ -302,9 +312,9 @@ class World:
                 node.publishes, node.device_ids = True, account.accelerators.device_ids
                 node.look = account.look(self._looks)
             if has_more_room(node.look, before):
-                freed.append(name)
+                found.add(name)
         self._stale.clear()
-        for name in freed if not quietly else ():
+        for name in sorted(found) if not quietly else ():
             self._room_freed(name)
 
 

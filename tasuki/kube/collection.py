@@ -108,6 +108,7 @@ class Collection(Generic[S, T]):
     Attributes:
         synced: Whether the collection was listed completely at least once.
         last_contact: When the server last said something about it (monotonic); None until then.
+        opened_at: When the server last opened a watch of it (monotonic); None until then.
         unreadable: How often an object was passed over because it could not be read.
     """
 
@@ -130,6 +131,7 @@ class Collection(Generic[S, T]):
         """
         self.synced = False
         self.last_contact: float | None = None
+        self.opened_at: float | None = None
         self.unreadable = 0
         self._kube: Final = kube
         self._resource: Final = resource
@@ -165,6 +167,7 @@ class Collection(Generic[S, T]):
                 silence = lasts + self._times.silence_seconds
                 async with self._kube.watch(self._resource.path, query, silence) as events:
                     watched = self._watched = _Watched(since=monotonic())
+                    self.opened_at = watched.since
                     self._in_contact()
                     async for event in events:
                         change = self._change(event)

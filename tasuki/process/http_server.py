@@ -19,8 +19,8 @@ log: Final = logging.getLogger(__name__)
 _REQUEST_SECONDS: Final = 30.0
 _HANDSHAKE_SECONDS: Final = 10.0
 
-# Whoever reaches the port must not be able to take the memory: what is sent before the headers are complete, and how
-# many connections there are at once.
+# Whoever reaches the port must not be able to take the memory: what is sent of headers or trailers, and how many
+# connections there are at once.
 _MOST_HEAD_BYTES: Final = 64 * 2**10
 _MOST_CONNECTIONS: Final = 1_000
 
@@ -34,8 +34,7 @@ class _Protocol(HttpToolsProtocol):
 
     _deadline: asyncio.TimerHandle | None = None
     _head_bytes = 0
-    _in_head = True
-    _ended_one = False
+    _went_on = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -45,9 +44,10 @@ class _Protocol(HttpToolsProtocol):
         self._set_deadline()
 
     def data_received(self, data: bytes) -> None:
-        self._ended_one = False
+        """Count what is kept without being asked for: headers, and trailers behind a body in chunks."""
+        self._went_on = False
         super().data_received(data)
-        if not self._in_head or self._ended_one:
+        if self._went_on:
             return
         self._head_bytes += len(data)
         if self._head_bytes > _MOST_HEAD_BYTES and not self.transport.is_closing():
@@ -59,13 +59,13 @@ class _Protocol(HttpToolsProtocol):
         if self._deadline is None:
             self._set_deadline()
 
-    def on_headers_complete(self) -> None:
-        self._in_head = False
-        super().on_headers_complete()
+    def on_body(self, body: bytes) -> None:
+        self._head_bytes, self._went_on = 0, True
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._drop_deadline()
-        self._in_head, self._head_bytes, self._ended_one = True, 0, True
+        self._head_bytes, self._went_on = 0, True
         super().on_message_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import resource
 import signal
 import time
 from collections.abc import Callable, Coroutine
@@ -29,11 +30,24 @@ class Heartbeat:
         return time.monotonic() - self._last < _STUCK_SECONDS
 
 
+# A server's connections, files and watches together; systemd and container engines often begin with 1,024.
+_OPEN_FILES: Final = 65_536
+
+
+def raise_open_files() -> None:
+    """Let the process open as many files as it is allowed to, up to a number that it never needs."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def run_until_stopped(
     service: Callable[[asyncio.Event], Coroutine[Any, Any, None]],
     new_loop: Callable[[], asyncio.AbstractEventLoop] | None = None,
 ) -> None:
     """Run `service(stop)` in a new event loop; SIGTERM and SIGINT set `stop`, a second one ends at once."""
+    raise_open_files()
     with asyncio.Runner(loop_factory=new_loop) as runner:
         runner.run(_with_signals(service))
 

@@ -68,19 +68,18 @@ WHOLE = slices(4)
         pytest.param([["main 1 = 3"]], 1, ("followed", "3"), id="one pod's choice"),
         pytest.param([["main 2 = 3 1"]], 2, ("followed", "1 3"), id="several devices"),
         pytest.param([["main 1 = 3"], ["main 1 = 3"]], 1, ("followed", "3"), id="two pods with the same choice"),
-        pytest.param([["main 1 = 3"], ["main 1 = 2"]], 1, ("union", "2 3"), id="two pods with different choices"),
+        pytest.param([["main 1 = 3"], ["main 1 = 2"]], 1, ("followed", "3"), id="the first of two pods"),
         pytest.param([["main 1 = 3"], ["main 2 = 0 1"]], 1, ("followed", "3"), id="another size is another call"),
-        pytest.param([["main 1 = 3"], ["main 1"]], 1, ("ordinary", "0 1 2 3"), id="another pod nobody chose for"),
+        pytest.param([["main 1 = 3"], ["main 1"]], 1, ("followed", "3"), id="before a pod that nobody chose for"),
+        pytest.param([["main 1"], ["main 1 = 3"]], 1, ("ordinary", "0 1 2"), id="after a pod that nobody chose for"),
         pytest.param([["main 1"]], 1, ("ordinary", "0 1 2 3"), id="nobody chose"),
         pytest.param([], 1, ("ordinary", "0 1 2 3"), id="nobody is known"),
-        pytest.param([["main 2 = 3 1"]], 1, ("ordinary", "0 1 2 3"), id="nobody asks for so many"),
+        pytest.param([["main 2 = 3 1"]], 1, ("ordinary", "0 2"), id="nobody asks for so many"),
+        pytest.param([["main 2 = 2 1"]], 3, ("ordinary", "0 1 2 3"), id="others were promised too much"),
         pytest.param([["main 1 = 9"]], 1, ("ordinary", "0 1 2 3"), id="a device that is not free"),
-        pytest.param([["main 1 = 9"], ["main 1 = 3"]], 1, ("union", "3"), id="one of two choices is not free"),
-        pytest.param([["main 2 = 9 3"], ["main 2 = 8 3"]], 2, ("ordinary", "0 1 2 3"), id="the union is too small"),
+        pytest.param([["main 1 = 9"], ["main 1 = 3"]], 1, ("followed", "3"), id="the first choice is not free"),
+        pytest.param([["main 2 = 9 3"], ["main 2 = 8 2"]], 2, ("ordinary", "0 1 3"), id="no choice is wholly free"),
         pytest.param([["one 1 = 3", "two 1 = 2"]], 1, ("followed", "3"), id="a pod's first container goes first"),
-        pytest.param(
-            [["one 1 = 3", "two 1 = 2"], ["main 1 = 1"]], 1, ("union", "1 2 3"), id="all containers' devices in a union"
-        ),
         pytest.param([["main 2 = 3*1"]], 2, ("ordinary", "0 1 2 3"), id="a choice of too few is none"),
     ],
 )
@@ -129,7 +128,7 @@ def test_a_pods_containers_are_served_one_after_the_other() -> None:
     assert asked(state, free=WHOLE) == ("followed", "2")
 
 
-def test_of_equal_choices_the_oldest_is_served() -> None:
+def test_of_equal_choices_the_first_is_served() -> None:
     shared = slices(2, 4)
     state = pending(a_pod("2", "main 1 = 1"), a_pod("1", "main 1 = 1", "more 2 = 0*2"))
 
@@ -140,21 +139,48 @@ def test_of_equal_choices_the_oldest_is_served() -> None:
     assert bound.is_expected(state, GPU, 2)
 
 
-def test_an_allocation_that_nobody_chose_serves_nobody() -> None:
-    state = pending(a_pod("1", "main 1 = 3"))
+def test_who_gets_other_slices_than_were_chosen_is_served() -> None:
+    state = pending(a_pod("1", "main 1 = 3"), a_pod("2", "main 1 = 2"))
 
     state = bound.allocated(state, GPU, named("0", WHOLE), AT)
 
-    assert asked(state, free=WHOLE) == ("followed", "3")
+    assert asked(state, free=WHOLE) == ("followed", "2")
 
 
-def test_what_a_pod_without_a_choice_may_have_got_by_chance_serves_nobody() -> None:
-    state = pending(a_pod("1", "main 1 = 3"), a_pod("2", "main 1"))
+def test_an_allocation_of_another_size_serves_nobody() -> None:
+    state = pending(a_pod("1", "main 2 = 3 2"))
 
     state = bound.allocated(state, GPU, named("3", WHOLE), AT)
-    state = bound.gone(state, name_of("2"))
 
-    assert asked(state, free=WHOLE) == ("followed", "3")
+    assert asked(state, 2, free=WHOLE) == ("followed", "2 3")
+
+
+def test_pods_have_their_turns_as_they_came_and_not_by_age() -> None:
+    state = bound.seen(Pending(), name_of("2"), a_pod("2", "main 1 = 2"), AT)
+    state = bound.seen(state, name_of("1"), a_pod("1", "main 1 = 1"), AT + 1)
+    state = bound.seen(state, name_of("2"), a_pod("2", "main 1 = 2"), AT + 2)
+
+    assert asked(state, free=WHOLE) == ("followed", "2")
+
+
+def test_pods_of_one_list_have_their_turns_by_age() -> None:
+    state = pending(a_pod("2", "main 1 = 2"), a_pod("1", "main 1 = 1"))
+
+    assert asked(state, free=WHOLE) == ("followed", "1")
+
+
+def test_slices_of_several_choices_are_never_mixed() -> None:
+    shared = slices(2, 2)
+    state = pending(a_pod("1", "main 2 = 1*2"), a_pod("2", "main 2 = 0*2"))
+
+    assert asked(state, 2, free=shared) == ("followed", "1::0 1::1")
+
+
+def test_as_many_slices_of_a_device_are_left_alone_as_were_promised() -> None:
+    shared = slices(2, 3)
+    state = pending(a_pod("1", "main 2 = 1*2"))
+
+    assert asked(state, free=shared) == ("ordinary", "0::0 0::1 0::2 1::2")
 
 
 def a_holder(uid: str, container: str = "main") -> Holder:
@@ -215,10 +241,16 @@ def test_a_list_from_before_a_new_pod_of_the_same_name_says_nothing_of_it() -> N
     assert asked(state, free=WHOLE) == ("followed", "2")
 
 
-def test_what_an_init_container_had_belongs_to_the_union() -> None:
+def test_what_an_init_container_had_tells_whose_turn_it_is() -> None:
     state = pending(a_pod("1", "main 2 = 2 3"), a_pod("2", "main 2 = 1 2"))
 
-    assert asked(state, 2, free=WHOLE, required="0") == ("union", "0 1 2 3")
+    assert asked(state, 2, free=WHOLE, required="1") == ("followed", "1 2")
+
+
+def test_what_an_init_container_had_is_never_left_alone() -> None:
+    state = pending(a_pod("1", "main 1 = 0"), a_pod("2", "other 2 = 0 1"))
+
+    assert asked(state, 3, free=WHOLE, required="0") == ("ordinary", "0 2 3")
 
 
 def test_a_started_pod_waits_for_nothing() -> None:
@@ -292,8 +324,6 @@ def test_a_preference_is_always_one_that_the_kubelet_can_use(
     if advice.outcome is Outcome.FOLLOWED:
         taken = choice_of(Counter(s.device.id for s in preferred), size)
         assert taken in {choice_of(c, k) for asks in pods for k, c in asks}
-    if advice.outcome is Outcome.UNION:
+    if advice.outcome is Outcome.ORDINARY and len(advice.slices) < len(free):
         meant = {device for asks in pods for _, c in asks for device in c}
-        assert all(s.device.id in meant or s in required for s in preferred)
-    if advice.outcome is Outcome.ORDINARY:
-        assert list(advice.slices) == free
+        assert all(s in advice.slices or s.device.id in meant for s in free)

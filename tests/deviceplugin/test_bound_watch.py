@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
+from deviceplugin import bound_watch
 from deviceplugin.bound import Ask, Outcome, PodOnNode
 from deviceplugin.bound_watch import BoundWatch, Follower
 from deviceplugin.node_status import Holder
 from tasuki.kube.client import Kube, connect
-from tasuki.kube.collection import Applied, ObjectName
+from tasuki.kube.collection import Applied, Deleted, ObjectName
 from tasuki.kube.names import BOUND_SLICES
 from tasuki.kube.placement import slices_text
 from tasuki.kube.watching import WatchTimes
@@ -119,7 +120,23 @@ async def test_the_device_chosen_at_bind_is_allocated(tmp_path: Path, api: ApiSe
         assert node.counted(Outcome.FOLLOWED) == 1
 
 
-async def test_each_of_two_pods_gets_what_was_meant_for_one_of_them(tmp_path: Path, api: ApiServer, kube: Kube) -> None:
+async def test_pods_get_their_own_as_the_kubelet_takes_them_in_turn(tmp_path: Path, api: ApiServer, kube: Kube) -> None:
+    async with a_node(tmp_path, api, kube) as node:
+        await api.until(lambda: bool(api.watches(PODS)))
+        await node.bind("b", {"GPU-3": 1})
+        await node.bind("c", {"GPU-1": 1})
+        await node.bind("a", {"GPU-2": 1})
+        await node.known("a", "b", "c")
+
+        got = [await node.admit("b"), await node.admit("c"), await node.admit("a")]
+
+        assert got == ["GPU-3", "GPU-1", "GPU-2"]
+        assert node.counted(Outcome.FOLLOWED) == 3
+
+
+async def test_out_of_turn_each_pod_gets_what_was_meant_for_one_of_them(
+    tmp_path: Path, api: ApiServer, kube: Kube
+) -> None:
     async with a_node(tmp_path, api, kube) as node:
         await node.bind("a", {"GPU-2": 1})
         await node.bind("b", {"GPU-3": 1})
@@ -128,7 +145,6 @@ async def test_each_of_two_pods_gets_what_was_meant_for_one_of_them(tmp_path: Pa
         got = {await node.admit("b"), await node.admit("a")}
 
         assert got == {"GPU-2", "GPU-3"}
-        assert (node.counted(Outcome.UNION), node.counted(Outcome.FOLLOWED)) == (1, 1)
 
 
 async def test_pods_of_other_nodes_do_not_matter(tmp_path: Path, api: ApiServer, kube: Kube) -> None:
@@ -315,6 +331,21 @@ async def test_a_wait_ends_with_the_event_that_it_is_for() -> None:
         await asyncio.sleep(0)
 
     assert (before, waiting.done()) == (False, True)
+
+
+async def test_many_calls_without_an_event_wait_for_one_and_not_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bound_watch, "_EVENT_SECONDS", 0.01)
+    follower = Follower()
+    follower.connected()
+    follower.take(Applied(ObjectName("default", "a"), PodOnNode("1", "", (Ask("main", GPU, 2, (("GPU-3", 2),)),))))
+
+    first = returns_at_once(follower.expect(GPU, [1]))
+    await follower.expect(GPU, [1])
+    second = returns_at_once(follower.expect(GPU, [1]))
+    follower.take(Deleted(ObjectName("default", "b")))
+    after_an_event = returns_at_once(follower.expect(GPU, [1]))
+
+    assert (first, second, after_an_event) == (False, True, False)
 
 
 async def test_a_follower_of_nothing_leaves_everything_to_the_policy() -> None:

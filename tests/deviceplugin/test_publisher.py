@@ -1,6 +1,7 @@
 """Publishing over real HTTP and a real pod-resources socket, with everything that can go wrong on the way."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -12,6 +13,7 @@ import kmock as kmock_types
 import msgspec
 import pytest
 
+from deviceplugin import targets
 from deviceplugin.config.model import Config, Flags, GfdFlags, SharedResource, Sharing, SharingStrategy
 from deviceplugin.machine import Machine
 from deviceplugin.node_status import NodeFacts
@@ -24,6 +26,7 @@ from tasuki.kube.client import Kube, connect
 from tasuki.kube.errors import KubeConfigError
 from tasuki.kube.events import Occurrence
 from tasuki.kube.watching import WatchTimes
+from tasuki.process.files import replace_file
 from tests.builders import a_gpu, a_machine
 from tests.tasuki.kube.api_server import (
     ACCELERATOR_NODES,
@@ -435,6 +438,32 @@ async def test_without_an_api_server_only_the_file_is_written_and_removed_at_the
     assert "nvidia.com/gpu.count=2" in lines
     assert lines == sorted(lines)
     assert mode == 0o644
+    assert files_in(tmp_path) == []
+
+
+async def test_a_file_that_is_being_written_at_the_end_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_writing, goes_on, is_written = threading.Event(), threading.Event(), threading.Event()
+
+    def written_late(path: Path, content: bytes) -> None:
+        is_writing.set()
+        goes_on.wait(5)
+        replace_file(path, content)
+        is_written.set()
+
+    monkeypatch.setattr(targets, "replace_file", written_late)
+    publisher = Publisher(without_api_server(tmp_path), longest, HASTY)
+    task = asyncio.create_task(publisher.run())
+    publisher.update(facts(a_machine(count=2), gfd(output_file=str(tmp_path / "features"))))
+    await until(is_writing.is_set)
+    task.cancel()
+    await asyncio.sleep(0.01)
+    goes_on.set()
+    with suppress(asyncio.CancelledError):
+        await task
+    await until(is_written.is_set)
+
     assert files_in(tmp_path) == []
 
 

@@ -3,7 +3,6 @@
 import asyncio
 import random
 from collections import Counter, deque
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -12,24 +11,20 @@ from time import monotonic
 
 from aiohttp import web
 
-from schedext.bind_outcome import Chosen
 from schedext.binding import Binder, BindTimes, Choosing
+from schedext.costs import DEFAULT_COSTS
+from schedext.deciding import Decider
 from schedext.lease import HeldLease, LeaseTimes
-from schedext.node import Node
-from schedext.placement import Refusal
-from schedext.tracked import TrackedPod
 from schedext.watches import Watches
 from schedext.world import World
 from tasuki.kube.client import Kube
-from tasuki.kube.names import BOUND_SLICES
+from tasuki.kube.names import BOUND_SLICES, GPU_MEMORY, PACK, SPREAD
 from tasuki.kube.placement import read_slices
 from tasuki.kube.watching import WatchTimes
 from tests.schedext.api_server import LEASES, Fault, SchedulingApiServer, connected
-from tests.schedext.binders import first_free, status_of_gpus
+from tests.schedext.binders import status_of_gpus
 from tests.schedext.pods import GPU, Json, a_container, pod_json
 from tests.tasuki.kube.api_server import ACCELERATOR_NODES, NODES, PODS
-
-Choose = Callable[[TrackedPod, Node], Chosen | Refusal]
 
 BIND_TIMES = BindTimes(prepare_seconds=1.0, post_seconds=0.1, look_seconds=0.1, reserve_seconds=0.8, seen_seconds=10.0)
 # A lease lasts whole seconds. What is late comes before another one may have taken over and chosen.
@@ -43,6 +38,17 @@ LEASE_TIMES = LeaseTimes(
     retry_seconds=0.1,
 )
 LATE_SECONDS = 0.3
+# How many pods are made before the first is bound; each that is bound is followed by a new one.
+AHEAD = 100
+# What pods ask for: slices of how many, and how they must sit.
+WANTS: tuple[tuple[int, dict[str, str]], ...] = (
+    (1, {}),
+    (1, {}),
+    (2, {}),
+    (2, {SPREAD: "devices"}),
+    (2, {PACK: "device"}),
+    (1, {GPU_MEMORY: "15Gi"}),
+)
 WATCH_TIMES = WatchTimes(first_pause_seconds=0.01, most_pause_seconds=0.05)
 
 
@@ -60,7 +66,6 @@ class Settings:
         anew_part: Of the attempts: the pod is deleted and made anew under its name before it.
         fullness: The part of all slices above which pods end.
         ending_part: Of the attempts: some pod ends after it.
-        choose: Made for each extender's world.
     """
 
     pods: int = 300
@@ -73,11 +78,10 @@ class Settings:
     duplicate_part: float = 0.2
     leaving_part: float = 0.1
     anew_part: float = 0.03
-    fullness: float = 0.7
+    fullness: float = 0.5
     ending_part: float = 0.03
     seed: int = 1
     longest_seconds: float = 60.0
-    choose: Callable[[World], Choose] = lambda _: first_free
 
 
 @dataclass
@@ -90,7 +94,7 @@ class Result:
         answers: What schedulers were told, how often.
         overbooked: Every moment at which more slices of a device were promised than there are.
         bound_twice: Uids.
-        wrong: Pods that were bound with other devices than their node has, or with too few.
+        wrong: Pods that were bound with other devices than their node has, with too few, or not as they must sit.
         reserved: Reservations that were left at the end.
     """
 
@@ -106,19 +110,20 @@ class Result:
 class Extender:
     """One process: a world with its watches, a lease and a binder."""
 
-    def __init__(self, kube: Kube, identity: str, choose: Callable[[World], Choose], words: Counter[str]) -> None:
+    def __init__(self, kube: Kube, identity: str, words: Counter[str]) -> None:
         self.world = World(monotonic, lambda: datetime.now(UTC), lambda _: None)
         self.broken: dict[str, str] = {}
         self.watches = Watches(kube, self.world, self.broken.__setitem__, random.uniform, WATCH_TIMES)
         self.lease = HeldLease(kube, identity, monotonic, lambda: datetime.now(UTC), LEASE_TIMES)
-        choosing = Choosing(self.world, self.ready, choose(self.world))
+        decider = Decider(self.world, DEFAULT_COSTS, lambda: datetime.now(UTC))
+        choosing = Choosing(self.world, self.ready, decider.choose)
         self.binder = Binder(kube, choosing, self.lease, lambda word: words.update([word]), BIND_TIMES)
-        work = (self.watches.run(), self.lease.run(), self.binder.run(), self._tick())
+        work = (self.watches.run(), self.lease.run(self.watches.renew), self.binder.run(), self._tick())
         self.tasks = [asyncio.create_task(each) for each in work]
 
     def ready(self) -> str:
         broken = {reason for name, reason in self.broken.items() if name != "cachenodes"}
-        return "" if self.watches.synced and broken <= {""} else "not synced"
+        return "" if self.watches.synced and self.watches.current and broken <= {""} else "not synced"
 
     async def crash(self) -> None:
         for task in self.tasks:
@@ -188,22 +193,26 @@ class _Race:
             await self.api.put(NODES, node, status={"allocatable": {GPU: str(slices)}})
             await self.api.put(ACCELERATOR_NODES, node, status=_status(node, settings))
         for number in range(settings.pods):
-            await self._make(f"pod-{number}")
             self.waiting.append(f"pod-{number}")
+        for name in list(self.waiting)[:AHEAD]:
+            await self._make(name)
 
     async def _make(self, name: str) -> None:
         self.uids += 1
-        pod = pod_json(a_container(gpus=self.random.choice([1, 1, 1, 2])), name=name, namespace="n")
+        gpus, annotations = self.random.choice(WANTS)
+        pod = pod_json(a_container(gpus=gpus), name=name, namespace="n", annotations=annotations)
         pod["metadata"]["uid"] = f"{name}-{self.uids}"
         await self.api.put_pod("n", name, **pod)
 
     def _extender(self) -> Extender:
         self.made += 1
-        return Extender(self.kube, f"extender-{self.made}", self.settings.choose, self.result.words)
+        return Extender(self.kube, f"extender-{self.made}", self.result.words)
 
     async def _schedule(self) -> None:
         while self.waiting:
             name = self.waiting.popleft()
+            if len(self.waiting) >= AHEAD:
+                await self._make(self.waiting[AHEAD - 1])
             while not self.api.node_of("n", name):
                 if self.random.random() < self.settings.anew_part:
                     await self.api.remove_pod("n", name)
@@ -310,7 +319,9 @@ class _Race:
             used.update(devices)
             wanted = int(pod["spec"]["containers"][0]["resources"]["requests"][GPU])
             on_node = all(device.startswith(f"{pod['spec']['nodeName']}-gpu-") for device in devices)
-            if devices.total() != wanted or not on_node:
+            notes = pod["metadata"]["annotations"]
+            sits = not (SPREAD in notes and len(devices) < wanted) and not (PACK in notes and len(devices) > 1)
+            if devices.total() != wanted or not on_node or not sits:
                 result.wrong.append(f"{name}: {dict(devices)}")
             result.overbooked += [
                 f"{device}: {used[device]} after {pod['metadata']['uid']}"

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -80,7 +80,8 @@ class Fake:
     def gone(self, uid: str) -> None:
         self.waiting.discard(uid)
 
-    def explain(self, pod: Pod) -> Explanation:
+    async def explain(self, pod: Pod, rest: Callable[[], Awaitable[None]]) -> Explanation:
+        await rest()
         self._fail()
         nodes = tuple(NodeExplanation(f"gpu-{each}", score=each, seconds={"cache": 1.0}) for each in range(3))
         return Explanation(f"{pod.metadata.namespace}/{pod.metadata.name}", "performance", nodes=nodes)

@@ -338,6 +338,18 @@ async def test_what_the_server_certainly_did_not_do_is_released(house: House, st
     assert house.freed == ["a"]
 
 
+async def test_what_was_sent_to_nobody_is_released(house: House) -> None:
+    house.lease = lease = KeptLease()
+    await house.api.stop()
+
+    assert "no answer" in await house.bind()
+
+    await house.api.start()
+    assert (house.words, lease.kept_seconds) == (["failed"], [])
+    assert not house.world.reservations
+    assert await house.bind("b") == ""
+
+
 @pytest.mark.parametrize(
     "fault",
     [

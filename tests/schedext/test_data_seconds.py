@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from schedext import data_seconds as module
 from schedext.costs import DEFAULT_COSTS, GB, Costs, Way
 from schedext.data_seconds import DataSeconds, data_seconds
 from tasuki.kube.cache_node import CacheNodeStatus
@@ -55,10 +56,11 @@ def test_bytes_cost_by_where_they_are(node: str, zone: str, expected: float) -> 
     assert found.at(node, zone) == pytest.approx(expected)
 
 
-def test_what_the_zone_lacks_comes_from_the_origin_if_other_zones_are_not_asked() -> None:
+def test_what_the_zone_lacks_comes_from_the_origin_where_that_is_sooner() -> None:
     held = residency(all=holds("a", imagenet=100 * 10**9), half=holds("b", imagenet=50 * 10**9))
+    far = replace(COSTS, other_zone=replace(COSTS.other_zone, bytes_per_second=0.1 * GB))
 
-    found = data_seconds(("imagenet",), held, COSTS, across_zones=False)
+    found = data_seconds(("imagenet",), held, far)
 
     assert found.at("none", "a") == pytest.approx(20.0)
     assert found.at("none", "b") == pytest.approx(0.5 * 20 + 0.5 * 100)
@@ -116,12 +118,10 @@ def test_each_object_waits_for_network_and_disk() -> None:
     assert found.at("n2", "b") == pytest.approx(1.0 + 4.0)
 
 
-@given(reports, st.booleans())
-def test_nowhere_is_better_than_the_own_disk_nor_worse_than_far_away(
-    cluster: Mapping[str, CacheNodeStatus], across: bool
-) -> None:
+@given(reports)
+def test_nowhere_is_better_than_the_own_disk_nor_worse_than_far_away(cluster: Mapping[str, CacheNodeStatus]) -> None:
     held = told(cluster)
-    found = data_seconds(("coco", "imagenet"), held, DEFAULT_COSTS, across_zones=across)
+    found = data_seconds(("coco", "imagenet"), held, DEFAULT_COSTS)
 
     disk = 0.0
     for bucket in ("coco", "imagenet"):
@@ -151,6 +151,22 @@ def test_more_bytes_on_a_node_never_cost_it_more(own: int, others: int, far: int
     far += own + others + more
 
     assert seconds_on_n1(own + more, others, far) <= seconds_on_n1(own, others, far) * (1 + 1e-9)
+
+
+def test_of_too_many_buckets_the_largest_count_node_by_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = {f"n{n}": holds("a", large=8 * TB, small=TB) for n in range(4)} | {"other": holds("a", small=4 * TB)}
+    held = told(nodes)
+    exact = data_seconds(("large", "small"), held, COSTS)
+    monkeypatch.setattr(module, "_MOST_STEPS", 6)
+
+    found = data_seconds(("large", "small"), held, COSTS)
+
+    assert found.by_zone == exact.by_zone
+    large, small = (data_seconds((bucket,), held, COSTS) for bucket in ("large", "small"))
+    assert found.by_node.keys() == large.by_node.keys()
+    for node, seconds in found.by_node.items():
+        assert seconds == pytest.approx(large.by_node[node] + small.by_zone["a"])
+    assert found.at("other", "a") == exact.by_zone["a"]
 
 
 def seconds_on_n1(own: int, others: int, far: int) -> float:

@@ -1,18 +1,21 @@
+import asyncio
 import json
 from collections.abc import Sequence
 from datetime import timedelta
 
 import pytest
 
+from schedext import judging
 from schedext.costs import DEFAULT_COSTS
 from schedext.deciding import Choice, Decider
 from schedext.placement import Refusal
 from schedext.pod import Pod
 from schedext.tracked import TrackedPod
 from schedext.wire import Victims
+from tasuki.kube.collection import Deleted, ObjectName
 from tasuki.kube.names import BOUND_SLICES, PLAN
 from tasuki.kube.placement import Plan, plan_text, slices_text
-from tests.schedext.clusters import GI, NOON, ACluster, fpga_node, gpu_ids
+from tests.schedext.clusters import GI, NOON, ACluster, accelerator_node, fpga_node, gpu_ids
 from tests.schedext.pods import GPU, Json, a_container
 
 UNTIL = "2026-01-01T12:05:00Z"
@@ -139,6 +142,81 @@ class TestForeignDevicePlugins:
         assert "tasuki.dev/spread" in found.unresolvable["theirs"]
 
 
+class TestRegionsThatHoldAnotherFunction:
+    def cluster_with_one(self, cluster: ACluster) -> None:
+        """A region that is held as `resize`, of whose four channels one container may hold any."""
+        functions = {"resize": 2.0, "blur": 2.0}
+        published = fpga_node(
+            "a", ["resize"], functions, {"fpga.tasuki.dev/resize": [0], "fpga.intel.com/region-x": []}
+        )
+        published["status"]["devices"][0]["claimed"] = True
+        # The kubelet's word, which is some seconds old.
+        cluster.node("a", accelerators=published, fpga_tasuki_dev__blur=1)
+        slices = {"main": {"fpga.tasuki.dev/resize": {"FPGA-a-0": 1}}}
+        holds = a_container(fpga_tasuki_dev__resize=1)
+        cluster.pod(holds, name="holder", node="a", annotations={BOUND_SLICES: slices_text(slices)})
+
+    @pytest.mark.parametrize(
+        ("resource", "count"),
+        [
+            pytest.param("fpga.tasuki.dev/blur", 1, id="another function"),
+            pytest.param("fpga.tasuki.dev/resize", 2, id="more channels than are listed while it is held"),
+            pytest.param("fpga.intel.com/region-x", 1, id="under the name of another vendor's plugin"),
+        ],
+    )
+    def test_are_busy(self, cluster: ACluster, decider: Decider, resource: str, count: int) -> None:
+        self.cluster_with_one(cluster)
+        limits = {resource: str(count)}
+        pod = cluster.pod({"name": "main", "resources": {"limits": limits, "requests": limits}})
+
+        found = decider.filter(pod, ["a"])
+
+        assert (found.names, list(found.failed), found.unresolvable) == ([], ["a"], {})
+
+
+def test_what_an_earlier_configuration_handed_out_is_in_use(cluster: ACluster, decider: Decider) -> None:
+    """A whole GPU is held, and then offered in four slices of another name."""
+    cluster.gpu_node("a", gpus=1)
+    holder = bound(cluster, "holder", "a", gpu_ids("a", 1))
+    shared = accelerator_node("a", 1, 4, resource="nvidia.com/gpu.shared")
+    held = {"namespace": "research", "pod": "holder", "container": "main", "count": 1, "slices": gpu_ids("a", 1)}
+    shared["status"]["resources"].append({"name": GPU, "devices": [], "holders": [held]})
+    cluster.publish(shared)
+    limits = {"nvidia.com/gpu.shared": "1"}
+    pod = cluster.pod({"name": "main", "resources": {"limits": limits, "requests": limits}}, name="p")
+    assert list(decider.filter(pod, ["a"]).failed) == ["a"]
+
+    cluster.gone(holder)
+
+    assert decider.filter(pod, ["a"]).names == ["a"]
+    assert "a" in cluster.freed
+
+
+@pytest.mark.parametrize("declared_first", [True, False])
+def test_declared_memory_is_kept_from_those_who_declare_none(
+    cluster: ACluster, decider: Decider, declared_first: bool
+) -> None:
+    cluster.gpu_node("a", gpus=1, replicas=4)
+    memory = {"tasuki.dev/gpu-memory": "38Gi"}
+    slices = {BOUND_SLICES: slices_text({"main": {GPU: {gpu_ids("a")[0]: 1}}})}
+    here, next_ = (memory, {}) if declared_first else ({}, memory)
+    cluster.pod(a_container(gpus=1), name="first", node="a", annotations=slices | here)
+
+    found = decider.filter(cluster.pod(a_container(gpus=1), name="second", annotations=next_), ["a"])
+
+    assert (found.names, list(found.failed)) == ([], ["a"])
+
+
+def test_functions_without_devices_are_best_on_one_node(cluster: ACluster, decider: Decider) -> None:
+    chain = {"tasuki.dev/dataflow": "camera"}
+    for name in ("here", "near"):
+        cluster.node(name, "z1")
+    cluster.pod(a_container(cpu=1), name="a", node="here", labels=chain | {"tasuki.dev/function": "decode"})
+    pod = cluster.pod(a_container(cpu=1), name="b", labels=chain | {"tasuki.dev/function": "resize"})
+
+    assert scored(decider, pod, "near", "here") == {"near": 0, "here": 10}
+
+
 class TestPlans:
     def planned(self, cluster: ACluster, node: str, until: str = UNTIL, **options: object) -> Pod:
         plan = Plan(node=node, until=until, slices={"main": {GPU: {gpu_ids(node)[0]: 1}}})
@@ -235,6 +313,14 @@ class TestScores:
 
         assert found["has"] >= found["beside"] > found["away"] == 0
 
+    def test_data_counts_where_every_gpu_is_yet_to_be_shared(self, cluster: ACluster, decider: Decider) -> None:
+        for name, zone in (("a", "z1"), ("b", "z2"), ("c", "z3")):
+            cluster.gpu_node(name, zone, replicas=10)
+        cluster.cache("b", "z2", imagenet=150 * GI)
+        pod = cluster.pod(a_container(gpus=1), annotations={"tasuki.dev/cache-buckets": "imagenet"})
+
+        assert scored(decider, pod, "a", "b", "c") == {"a": 0, "b": 10, "c": 0}
+
     def test_a_region_that_holds_the_function_goes_before_one_to_be_programmed(
         self, cluster: ACluster, decider: Decider
     ) -> None:
@@ -301,6 +387,38 @@ def test_choosing_names_devices_for_each_container(cluster: ACluster, decider: D
     assert set(found.slices["i"][GPU]) == set(found.slices["x"][GPU]) | set(found.slices["y"][GPU])
 
 
+async def no_rest() -> None:
+    """But others have a turn."""
+    await asyncio.sleep(0)
+
+
+def test_what_containers_are_called_and_how_many_take_turns_is_not_judged_anew(
+    cluster: ACluster, decider: Decider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster.gpu_node("n")
+    init = [a_container(f"prepare-{number}", gpus=1) for number in range(1000)]
+    first, second = cluster.pod(a_container("one", gpus=1)), cluster.pod(a_container("main", gpus=1), init=init)
+    assert decider.filter(first, ["n"]).names == ["n"]
+
+    monkeypatch.setattr(judging, "place", None)
+
+    assert decider.filter(second, ["n"]).names == ["n"]
+    assert len(decider.prioritize(second, ["n"])) == 1
+
+
+async def test_explaining_leaves_time_to_others(cluster: ACluster, decider: Decider) -> None:
+    for number in range(200):
+        cluster.gpu_node(f"n{number:03}")
+    pod = cluster.pod(a_container(gpus=1))
+    explaining = asyncio.ensure_future(decider.explain(pod, no_rest))
+    await asyncio.sleep(0)
+
+    cluster.world.take_nodes(Deleted(ObjectName("", "n199")))
+
+    assert not explaining.done()
+    assert len((await explaining).nodes) == 199
+
+
 def test_explaining_tells_every_node(cluster: ACluster, decider: Decider) -> None:
     cluster.gpu_node("good", "z1")
     cluster.gpu_node("full", "z1", gpus=1)
@@ -308,7 +426,7 @@ def test_explaining_tells_every_node(cluster: ACluster, decider: Decider) -> Non
     bound(cluster, "other", "full", gpu_ids("full", 1))
     pod = cluster.pod(a_container(gpus=1), annotations={"tasuki.dev/objective": "efficiency"})
 
-    found = decider.explain(pod)
+    found = asyncio.run(decider.explain(pod, no_rest))
 
     assert (found.pod, found.objective) == ("research/example", "efficiency")
     by_name = {node.name: node for node in found.nodes}
@@ -332,7 +450,7 @@ def test_explaining_agrees_with_the_scores(cluster: ACluster, decider: Decider) 
         annotations={"tasuki.dev/cache-buckets": "coco"},
     )
 
-    explained = {node.name: node.score for node in decider.explain(pod).nodes}
+    explained = {node.name: node.score for node in asyncio.run(decider.explain(pod, no_rest)).nodes}
 
     assert explained == scored(decider, pod, *(f"n{number}" for number in range(6)))
     assert explained["n1"] == 10

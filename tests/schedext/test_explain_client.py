@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
@@ -26,7 +26,8 @@ PROXY: Final = "/api/v1/namespaces/tasuki-system/services/http:tasuki-schedext:e
 class Extender:
     """Knows one pod, which fits on three nodes."""
 
-    def explain(self, pod: Pod) -> Explanation:
+    async def explain(self, pod: Pod, rest: Callable[[], Awaitable[None]]) -> Explanation:
+        await rest()
         nodes = tuple(NodeExplanation(f"gpu-{each}", score=each) for each in range(3))
         return Explanation(f"{pod.metadata.namespace}/{pod.metadata.name}", "performance", nodes=nodes)
 

@@ -121,6 +121,28 @@ def test_what_this_version_does_not_know_is_left_out() -> None:
     assert len(found.layout.ways) == 2
 
 
+def test_what_regions_do_not_serve_at_the_moment_is_still_offered_but_of_none() -> None:
+    functions = [{"name": name, "programmingSeconds": 1.0} for name in ("blur", "sobel")]
+    devices = [region(0, functions=functions, function="blur", claimed=True), region(1, functions=functions)]
+    listed = [
+        resource("fpga.tasuki.dev/blur", devices, 1),
+        resource("fpga.intel.com/region-a", [], 1),
+        resource("amd.com/gone", [], 1, holder("p", "region-0")),
+    ]
+
+    found = read(status_json(devices, *listed)).layout.offers
+
+    assert {name: (offer.devices, offer.cut_down) for name, offer in found.items()} == {
+        "fpga.intel.com/region-a": ((), ()),
+        "fpga.tasuki.dev/blur": (((0, 1), (1, 1)), (0,)),
+        "fpga.tasuki.dev/sobel": ((), ()),
+    }
+
+
+def test_a_resource_without_devices_is_none_where_no_region_could_serve_it() -> None:
+    assert read(status_json([gpu(0)], resource("nvidia.com/gpu.shared", [], 1))).layout.offers == {}
+
+
 def test_a_resource_that_is_offered_no_longer_still_has_holders() -> None:
     old = {"name": "old.dev/gpu", "sharing": "none", "onePerRequest": True, "devices": []}
     found = read(status_json([gpu(0)], old | {"holders": [holder("p", "n-0::1")]}))

@@ -40,7 +40,11 @@ class Replica:
 
     def __init__(self, kube: Kube, identity: str, times: LeaseTimes = FAST) -> None:
         self.lease = HeldLease(kube, identity, monotonic, lambda: NOW, times)
-        self.task = asyncio.create_task(self.lease.run())
+        self.taken = 0
+        self.task = asyncio.create_task(self.lease.run(self._take))
+
+    def _take(self) -> None:
+        self.taken += 1
 
     async def crash(self) -> None:
         self.task.cancel()
@@ -300,3 +304,25 @@ async def test_a_single_replica_always_holds_it() -> None:
 
 def _fields(times: LeaseTimes) -> dict[str, float]:
     return {name: getattr(times, name) for name in LeaseTimes.__slots__}
+
+
+async def test_whoever_takes_it_over_is_told_that_others_may_have_bound(connection: Connection) -> None:
+    _, kube = connection
+    async with replicas(kube, "a", "b") as [a, b]:
+        await a.lease.held()
+        await a.stop()
+        await b.lease.held()
+
+        assert (a.taken, b.taken) == (1, 1)
+
+
+async def test_taking_it_again_after_nobody_else_had_it_tells_nothing_new(connection: Connection) -> None:
+    api, kube = connection
+    async with replicas(kube, "a") as [a]:
+        await a.lease.held()
+        async with asyncio.timeout(5):
+            while holder(api):
+                await asyncio.sleep(0.02)
+        assert await a.lease.held() == ""
+
+        assert a.taken == 1

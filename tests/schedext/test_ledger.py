@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schedext.demand import Turn, Want, at_once
-from schedext.ledger import Charge, Claim, Condition, Entry, charge, could_offer, has_more_room, occupancy
+from schedext.ledger import Charge, Claim, Condition, Entry, charge, has_more_room, occupancy
 from schedext.look import Layout, Look, Occupancy, Offer, Part
 from tasuki.devices.model import DeviceKind
 from tests.schedext.accelerators import GIB, GPU
@@ -236,14 +236,6 @@ def test_a_cut_list_of_which_nothing_is_held_floats() -> None:
     assert occupancy(LAYOUT, HEALTHY, charges).floating == ((GPU, 2),)
 
 
-def test_what_a_node_could_offer() -> None:
-    functions = (("blur", 1.0), ("sobel", 2.0))
-    parts = (part(0), part(1, DeviceKind.FPGA, functions))
-
-    offers = {GPU: Offer(GPU, ((0, 1),))}
-    assert could_offer(Layout(parts, offers)) == {GPU, "fpga.tasuki.dev/blur", "fpga.tasuki.dev/sobel"}
-
-
 def a_look(
     *,
     taken: tuple[int, ...] = (2, 2, 2),
@@ -252,9 +244,10 @@ def a_look(
     promised: tuple[int, ...] = (9, 9, 9),
     trouble: str = "",
     layout: Layout = LAYOUT,
+    users: tuple[int, ...] = (1, 1, 1),
 ) -> Look:
     floats = ((GPU, floating),) if floating else ()
-    return Look(layout, Occupancy(healthy, ("",) * 3, ((GPU, taken),), floats, (1, 1, 1), promised), trouble)
+    return Look(layout, Occupancy(healthy, ("",) * 3, ((GPU, taken),), floats, users, promised), trouble)
 
 
 @pytest.mark.parametrize(
@@ -278,6 +271,8 @@ def a_look(
         pytest.param(a_look(), a_look(taken=(0, 0, 0), trouble="t"), False, id="the device plugin is away"),
         pytest.param(a_look(), a_look(promised=(9, 8, 9)), True, id="memory is given back"),
         pytest.param(a_look(), a_look(promised=(9, 10, 9)), False, id="memory is promised"),
+        pytest.param(a_look(), a_look(users=(1, 0, 1)), True, id="what was in use as another resource is not any more"),
+        pytest.param(a_look(), a_look(users=(1, 2, 1)), False, id="another user comes"),
         pytest.param(a_look(), a_look(layout=a_layout(5)), True, id="cut into more slices"),
         pytest.param(a_look(), a_look(layout=a_layout(3)), False, id="cut into fewer slices"),
         pytest.param(a_look(), a_look(layout=a_layout(1, "other.dev/gpu")), True, id="a new resource"),

@@ -357,14 +357,28 @@ def test_vaccel_sessions_wait_for_each_other() -> None:
 
 
 @pytest.mark.parametrize(
+    ("count", "best_first"),
+    [
+        pytest.param(1, [1, 3, 5, 7, 2, 6, 4, 8], id="one GPU: odd ones first, the fullest node of them first"),
+        pytest.param(2, [2, 3, 6, 7, 4, 5, 8], id="two: no four are broken up while there are two besides"),
+        pytest.param(4, [4, 5, 6, 7, 8], id="four: the fullest node"),
+    ],
+)
+def test_packed_nodes_are_filled_up_before_larger_rooms_are_broken_up(count: int, best_first: list[int]) -> None:
+    seconds = {free: placed(a_look(free), a_want(count)).seconds[FRAGMENTATION] for free in range(count, 9)}
+
+    assert sorted(seconds, key=lambda free: seconds[free]) == best_first
+
+
+@pytest.mark.parametrize(
     ("look", "want", "expected"),
     [
-        pytest.param(a_look(8), a_want(1), 80, id="one of 8 GPUs: no room for 8"),
-        pytest.param(a_look(4), a_want(1), 40, id="one of 4 GPUs: no room for 4"),
-        pytest.param(a_look(3), a_want(1), 0, id="one of 3 GPUs: still room for 2"),
+        pytest.param(a_look(8), a_want(1), 150, id="one of 8 GPUs: one job less of 1, 2, 4 and 8"),
+        pytest.param(a_look(4), a_want(1), 70, id="one of 4 GPUs: one job less of 1, 2 and 4"),
+        pytest.param(a_look(3), a_want(1), 13, id="one of 3 GPUs: one job less of 1, and of 3, which are rare"),
         pytest.param(a_look(1), a_want(1), 10, id="the last GPU"),
-        pytest.param(a_look(8), a_want(8), 150, id="all 8 GPUs"),
-        pytest.param(a_look(4, floating=1), a_want(1), 0, id="one of 4 GPUs of which one is in use somewhere"),
+        pytest.param(a_look(8), a_want(8), 344, id="all 8 GPUs"),
+        pytest.param(a_look(4, floating=1), a_want(1), 13, id="one of 4 GPUs of which one is in use somewhere"),
         pytest.param(a_look(2, 4), a_want(1), 1800, id="a share of an unused GPU"),
         pytest.param(a_look(1, 4, [1]), a_want(1), 0, id="a share of a GPU in use"),
         pytest.param(a_mig_look([2]), a_want(2, MIG), 10, id="partitions of an unused GPU"),

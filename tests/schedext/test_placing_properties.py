@@ -129,9 +129,14 @@ def free_slices(shape: Shape, look: Look, resource: str, *, empty: bool) -> tupl
         if not empty and not occupancy.healthy[d]:
             continue
         elsewhere = any(taken[d] for name, taken in occupancy.taken if name != resource)
-        if part.kind is DeviceKind.FPGA and elsewhere and not empty:
+        if elsewhere and not empty:
             continue
-        found.append((d, cut if empty else cut - look.taken(resource)[d]))
+        left = cut if empty else cut - look.taken(resource)[d]
+        # Who does not say what memory it needs gets an equal share with each slice.
+        share = part.memory_bytes // cut if part.kind is not DeviceKind.FPGA and not shape.memory_bytes else 0
+        while share and left > 0 and left * share > max(0, part.memory_bytes - promised):
+            left -= 1
+        found.append((d, left))
     return tuple(found)
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import ssl
 import sys
 import urllib.error
 import urllib.request
@@ -210,7 +211,7 @@ async def test_only_who_shows_a_certificate_may_bind(api: SchedulingApiServer, t
         report = await running.reports("\nready\n")
         # TLS 1.3 refuses only after the client's handshake.
         with pytest.raises((OSError, EOFError)):
-            await (await connect(running.scheduler, nobody)).ask("/bind", asked)
+            await asks_and_leaves(running.scheduler, nobody, asked)
         before = list(api.bindings)
         client = await connect(running.scheduler, scheduler)
         _, _, bound = await client.ask("/bind", asked)
@@ -223,6 +224,14 @@ async def test_only_who_shows_a_certificate_may_bind(api: SchedulingApiServer, t
     assert before == []
     assert json.loads(bound) == {"Error": ""}
     assert explained == 200
+
+
+async def asks_and_leaves(port: int, context: ssl.SSLContext, asked: bytes) -> None:
+    client = await connect(port, context)
+    try:
+        await client.ask("/bind", asked)
+    finally:
+        client.close()
 
 
 async def test_stopping_drains_before_it_refuses(api: SchedulingApiServer, tmp_path: Path) -> None:

@@ -40,6 +40,18 @@ def test_scores(given_costs: list[float], expected: list[int]) -> None:
     assert scores(given_costs, 0.05, 1.0) == expected
 
 
+@pytest.mark.parametrize(
+    ("given_costs", "expected"),
+    [
+        pytest.param([1830.0, 1800.0], [0, 10], id="enough to count beside much that is alike"),
+        pytest.param([1809.0, 1800.0], [0, 0], id="too little for that"),
+        pytest.param([1830.0, 1800.0, INF], [0, 10, 0], id="and beside what is out of the question"),
+    ],
+)
+def test_what_is_alike_does_not_drown_the_rest(given_costs: list[float], expected: list[int]) -> None:
+    assert scores(given_costs, 0.05, 1.0, 10.0) == expected
+
+
 @given(anything, st.floats(0, 1), st.floats(0, 10))
 def test_any_numbers_have_scores_from_0_to_10(given_costs: list[float], noise: float, least: float) -> None:
     found = scores(given_costs, noise, least)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
@@ -29,7 +30,7 @@ async def connection(tmp_path: Path) -> AsyncIterator[tuple[SchedulingApiServer,
 @asynccontextmanager
 async def waker(kube: Kube, told: list[str], times: WakingTimes = FAST) -> AsyncIterator[Waker]:
     made = Waker(kube, monotonic, lambda: NOW, told.append, times)
-    task = asyncio.create_task(made.run())
+    task = asyncio.create_task(made.run(lambda uid: uid != "deleted"))
     try:
         yield made
     finally:
@@ -158,21 +159,75 @@ async def test_a_node_that_is_gone_is_no_failure(connection: tuple[SchedulingApi
     assert told == ["touched"]
 
 
+async def test_a_pod_that_was_deleted_waits_no_more(connection: tuple[SchedulingApiServer, Kube]) -> None:
+    api, kube = connection
+    told: list[str] = []
+    async with waker(kube, told, replace(FAST, tidy_seconds=0.01, unseen_seconds=0.02)) as made:
+        made.refused("deleted")
+        await until(lambda: not made.waiting)
+        made.refused("u")
+        made.gone("u")
+        made.room_freed("a")
+        await asyncio.sleep(0)
+
+        assert made._freed is None
+    assert (told, api.count("PATCH", NODES)) == ([], 0)
+
+
+async def test_a_failed_attempt_is_not_repeated_for_a_pod_that_was_deleted(
+    connection: tuple[SchedulingApiServer, Kube],
+) -> None:
+    api, kube = connection
+    api.refusals.append(Refusal(503, "PATCH", times=10**6))
+    told: list[str] = []
+    async with waker(kube, told, replace(FAST, unseen_seconds=0.1)) as made:
+        made.refused("deleted")
+        made.room_freed("a")
+        await until(lambda: bool(told))
+        await until(lambda: made._freed is None)
+
+        assert not made.waiting
+
+
+async def test_a_pod_that_no_watch_has_brought_yet_is_woken(connection: tuple[SchedulingApiServer, Kube]) -> None:
+    _, kube = connection
+    told: list[str] = []
+    async with waker(kube, told) as made:
+        made.refused("deleted")
+        made.room_freed("a")
+        await until(lambda: bool(told))
+
+    assert told == ["touched"]
+
+
 def test_a_pod_is_forgotten_when_the_scheduler_would_long_have_asked_again() -> None:
-    waiting = Waiting(forget_seconds=600.0)
+    waiting = Waiting(WakingTimes(forget_seconds=600.0))
     waiting.refused("old", 0.0)
     waiting.refused("new", 500.0)
+    waiting.tidy(599.0, lambda _: True)
 
-    assert waiting.any_since(freed_at=599.0, now=599.0)
-    assert not waiting.any_since(freed_at=499.0, now=601.0)
+    assert waiting.any_since(freed_at=499.0)
+    waiting.tidy(601.0, lambda _: True)
+    assert not waiting.any_since(freed_at=499.0)
+    assert len(waiting) == 1
+
+
+def test_a_pod_that_no_watch_knows_is_forgotten_sooner() -> None:
+    waiting = Waiting(WakingTimes(unseen_seconds=60.0))
+    waiting.refused("deleted", 0.0)
+    waiting.refused("known", 0.0)
+    waiting.tidy(59.0, lambda uid: uid == "known")
+
+    assert len(waiting) == 2
+    waiting.tidy(61.0, lambda uid: uid == "known")
     assert len(waiting) == 1
 
 
 def test_of_too_many_pods_the_ones_refused_longest_ago_are_forgotten() -> None:
-    waiting = Waiting(forget_seconds=600.0, most=2)
+    waiting = Waiting(WakingTimes(), most=2)
     for at, uid in enumerate(["a", "b", "a", "c"]):
         waiting.refused(uid, float(at))
 
     assert len(waiting) == 2
-    assert not waiting.any_since(freed_at=1.0, now=3.0)
-    assert waiting.any_since(freed_at=2.0, now=3.0)
+    assert not waiting.any_since(freed_at=1.0)
+    assert waiting.any_since(freed_at=2.0)

@@ -286,3 +286,43 @@ async def test_what_was_promised_ends_by_itself(api: SchedulingApiServer, kube: 
         assert watched.taken() == (1, 1)
 
         await watched.until(lambda: watched.taken() == (1, 0))
+
+
+async def swallow(data: bytes | bytearray | memoryview) -> None:
+    """As a connection that broke without a word."""
+
+
+async def test_what_another_replica_bound_is_seen_even_if_the_watch_is_broken_unnoticed(
+    api: SchedulingApiServer, kube: Kube
+) -> None:
+    await a_cluster(api)
+    async with watching(kube) as watched:
+        await watched.until(lambda: watched.taken() == (1, 0) and bool(api.watches(PODS)))
+        for stream in api.watches(PODS):
+            stream.write = swallow  # type: ignore[method-assign]
+        await put_pod(api, "q", "n-1", "n-1")
+        await asyncio.sleep(0.05)
+        assert watched.taken() == (1, 0)
+
+        watched.watches.renew()
+
+        assert not watched.watches.current
+        await watched.until(lambda: watched.watches.current)
+        assert watched.taken() == (1, 2)
+        assert api.count("GET", f"{PODS}?fieldSelector") == 1
+
+
+async def test_until_the_watch_is_open_again_nothing_is_current(api: SchedulingApiServer, kube: Kube) -> None:
+    await a_cluster(api)
+    async with watching(kube) as watched:
+        await watched.until(lambda: watched.taken() == (1, 0) and bool(api.watches(PODS)))
+        api.answering.clear()
+        watched.watches.renew()
+        watched.watches.renew()
+        await asyncio.sleep(1.2)
+        assert not watched.watches.current
+        await put_pod(api, "q", "n-1", "n-1")
+        api.answering.set()
+
+        await watched.until(lambda: watched.watches.current)
+        assert watched.taken() == (1, 2)

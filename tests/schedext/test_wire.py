@@ -185,6 +185,14 @@ def test_victims_are_answered_as_they_came() -> None:
     assert answered == {"NodeNameToMetaVictims": {"node-0": VICTIMS["node-0"]}}
 
 
+def test_a_node_without_victims_is_never_answered() -> None:
+    victims = {"node-0": Victims(), "node-1": Victims(("u",), 1)}
+
+    answered = json.loads(wire.preemption_result(victims))
+
+    assert answered["NodeNameToMetaVictims"] == {"node-1": {"Pods": [{"UID": "u"}], "NumPDBViolations": 1}}
+
+
 def test_answers_are_spelled_as_go_spells_them() -> None:
     result = FilterResult(names=["a"], failed={"b": "busy"}, unresolvable={"c": "never"})
 

@@ -14,6 +14,7 @@ from tasuki.kube.cache_node import BucketResidency, CacheNodeStatus
 from tasuki.kube.collection import Applied, Deleted, ObjectName, Replaced
 from tasuki.kube.placement import slices_text
 from tests.schedext.accelerators import GIB, GPU, gpu_status, holder, read, status_json
+from tests.schedext.clusters import ACluster
 from tests.schedext.pods import a_container
 from tests.schedext.scenes import Scene, kept, on, planned
 
@@ -295,6 +296,17 @@ def test_a_plan_counts_while_it_lasts(
     assert (scene.says() == "0 0") is bool(until_minute or expected == "0 0")
 
 
+@pytest.mark.parametrize("node", ["n", "gone"])
+def test_the_end_of_a_plan_that_keeps_nothing_is_told_too(scene: Scene, node: str) -> None:
+    """As its pod may go elsewhere then, of which the scheduler hears nothing."""
+    scene.put_pod("p", annotations=planned({}, node=node))
+    scene.seconds = 5 * 60
+    scene.world.tick()
+    scene.world.tick()
+
+    assert scene.freed == ["n"]
+
+
 def test_a_plan_of_a_pod_without_a_time_of_creation_keeps_nothing(scene: Scene) -> None:
     scene.put_pod("p", annotations=planned(on("n-1")), creationTimestamp=None)
 
@@ -466,3 +478,15 @@ def test_what_the_caches_hold(scene: Scene) -> None:
     scene.world.take_caches(Replaced({}))
 
     assert not scene.world.residency.shares("b")
+
+
+def test_of_a_very_large_chain_the_pods_that_came_first_count() -> None:
+    cluster = ACluster()
+    cluster.gpu_node("n1")
+    chain = {"tasuki.dev/dataflow": "large", "tasuki.dev/function": "f"}
+    for number in range(600):
+        cluster.pod(name=f"p{number}", node="n1", labels=chain)
+
+    placed = cluster.world.placed(ChainName("research", "large"))
+
+    assert {each.uid for each in placed} == {f"uid-of-research-p{number}" for number in range(500)}

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deviceplugin.config import file
@@ -471,6 +471,7 @@ def known_keys(table: Table) -> set[str]:
 KNOWN = {key.lower() for key in known_keys(file.FILE)}
 
 
+@settings(deadline=None)
 @given(
     key=st.from_regex(r"[a-zA-Z][a-zA-Z0-9_-]{0,30}", fullmatch=True).filter(lambda key: key.lower() not in KNOWN),
     place=st.integers(min_value=0, max_value=len(mappings(yaml.safe_load(EVERYTHING))) - 1),
@@ -487,6 +488,7 @@ def test_any_unknown_key_anywhere_is_reported_with_its_path(key: str, place: int
     assert f": {path}.{key} is not a known key; " in found[0] or (not path and f": {key} is not" in found[0])
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
 def test_any_bytes_are_a_configuration_or_an_error(text: bytes) -> None:
     try:

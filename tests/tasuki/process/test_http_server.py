@@ -187,9 +187,36 @@ def test_it_is_never_we_who_close_an_idle_connection_of_go() -> None:
     assert server_module._IDLE_SECONDS > 90
 
 
-async def test_endless_headers_end_the_connection(running: Running) -> None:
+CHUNKS = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n"
+
+
+async def test_a_body_may_come_in_many_small_chunks(running: Running) -> None:
     client = await running.client()
-    client.writer.write(b"POST / HTTP/1.1\r\nX: ")
+    client.writer.write(CHUNKS)
+
+    for _ in range(200):
+        client.writer.write(b"400\r\n" + b"x" * 1024 + b"\r\n")
+        await client.writer.drain()
+        await asyncio.sleep(0)
+    client.writer.write(b"0\r\n\r\n")
+
+    async with asyncio.timeout(5):
+        head = await client.reader.readuntil(b"\r\n\r\n")
+    assert b"200 OK" in head
+    assert b"content-length: 204801" in head
+    client.close()
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        pytest.param(b"POST / HTTP/1.1\r\nX: ", id="a header"),
+        pytest.param(CHUNKS + b"0\r\nX: ", id="a trailer"),
+    ],
+)
+async def test_endless_headers_end_the_connection(running: Running, start: bytes) -> None:
+    client = await running.client()
+    client.writer.write(start)
 
     with suppress(ConnectionError):
         for _ in range(100):

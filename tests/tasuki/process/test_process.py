@@ -7,6 +7,8 @@ import os
 import signal
 import socket
 import struct
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -179,3 +181,15 @@ def test_a_signal_stops_and_a_second_one_stops_at_once() -> None:
         run_until_stopped(service)
 
     assert seen == ["told"]
+
+
+def test_a_process_may_open_as_many_files_as_the_system_lets_it() -> None:
+    script = (
+        "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (256, 4096));"
+        "from tasuki.process.running import raise_open_files; raise_open_files();"
+        "print(resource.getrlimit(resource.RLIMIT_NOFILE))"
+    )
+
+    said = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
+
+    assert said.strip() == "(4096, 4096)"
