@@ -40,7 +40,8 @@ class View:
 
     Attributes:
         wanted: What the pod demands.
-        pinned: The node that its plan wants it on, while the plan lasts; else empty.
+        pinned: The only node that it may go to: where a binding is under way, or where its plan wants it while the plan
+            lasts; else empty.
     """
 
     def __init__(self, scales: Scales, uid: str, wanted: Demand, now: datetime) -> None:
@@ -53,8 +54,10 @@ class View:
         self._judged: Final[Judged] = scales.judgements.of(self._kind.shape)
         self._planned_until: Final = self._plan_ends()
         is_planned = wanted.plan is not None and self._planned_until is not None and now < self._planned_until
-        self.pinned: Final = wanted.plan.node if wanted.plan is not None and is_planned else ""
-        self._unplanned: Final = self._refused_by_plan()
+        planned = wanted.plan.node if wanted.plan is not None and is_planned else ""
+        self._reservation: Final = scales.world.reservation(uid)
+        self.pinned: Final = self._reservation.node if self._reservation is not None else planned
+        self._elsewhere: Final = self._refused_elsewhere()
         self._own: Final = self._own_looks()
 
     @property
@@ -162,8 +165,8 @@ class View:
 
     def _refused_unseen(self, name: str, node: Node | None) -> Refusal | None:
         """What does not depend on how the node looks."""
-        if self._unplanned is not None and name != self.pinned:
-            return self._unplanned
+        if self._elsewhere is not None and name != self.pinned:
+            return self._elsewhere
         return _UNKNOWN if node is None else None
 
     def _plan_ends(self) -> datetime | None:
@@ -173,8 +176,10 @@ class View:
         pod = self._world.pod(self._uid)
         return (pod.planned_until if pod is not None else None) or self.wanted.plan.until
 
-    def _refused_by_plan(self) -> Refusal | None:
-        """On every node but the planned one."""
+    def _refused_elsewhere(self) -> Refusal | None:
+        """On every node but the one that it is pinned to."""
+        if self._reservation is not None:
+            return Refusal(f"a binding to node {self.pinned} is under way, and may still succeed", never=False)
         if self._planned_until is None or not self.pinned:
             return None
         until = f"{self._planned_until.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
@@ -183,8 +188,8 @@ class View:
     def _own_looks(self) -> dict[str, Look]:
         """Nodes as they are without what the pod itself holds there, or is kept for it."""
         named = set()
-        if (reservation := self._world.reservation(self._uid)) is not None:
-            named.add(reservation.node)
+        if self._reservation is not None:
+            named.add(self._reservation.node)
         if self.wanted.plan is not None:
             named.add(self.wanted.plan.node)
         if (pod := self._world.pod(self._uid)) is not None and pod.node:

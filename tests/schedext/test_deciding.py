@@ -122,6 +122,18 @@ def test_a_pods_own_reservation_does_not_stand_in_its_way(cluster: ACluster, dec
     assert list(decider.filter(other, ["a"]).failed) == ["a"]
 
 
+def test_while_a_binding_is_under_way_the_pod_fits_nowhere_else(cluster: ACluster, decider: Decider) -> None:
+    for name in "ab":
+        cluster.gpu_node(name)
+    pod = cluster.pod(a_container(gpus=1))
+    cluster.world.reserve(tracked(cluster, pod), "a", {"main": {GPU: {gpu_ids("a")[0]: 1}}}, (), 60.0)
+
+    found = decider.filter(pod, ["a", "b"])
+
+    assert found.names == ["a"]
+    assert found.failed == {"b": "a binding to node a is under way, and may still succeed"}
+
+
 class TestForeignDevicePlugins:
     def test_are_left_to_the_scheduler(self, cluster: ACluster, decider: Decider) -> None:
         cluster.gpu_node("ours")
