@@ -31,7 +31,7 @@ _KINDS: Final = 20
 _REQUESTS: Final = 400
 _BINDS: Final = 4_000
 _READY_SECONDS: Final = 120.0
-_CHURN: Final = 50.0
+_CHURN: Final = 20.0
 
 Json = dict[str, Any]
 
