@@ -21,6 +21,7 @@ _NAMESPACE: Final = "tasuki-system"
 # The Service and its port, as manifests/schedext names them.
 _PROXY: Final = "/api/v1/namespaces/{}/services/http:tasuki-schedext:explain/proxy"
 _SECONDS: Final = 30.0
+_KINDS: Final = frozenset({"text/plain", "application/json"})
 _MOST_ERROR_BYTES: Final = 4096
 
 
@@ -99,13 +100,16 @@ def _from_server(asked: Asked) -> bytes:
     url = f"{asked.server}{PATH}?{asked.query}"
     try:
         with urllib.request.urlopen(url, timeout=_SECONDS) as answer:  # noqa: S310 - http or https: see `read`
-            return bytes(answer.read())
+            kind, content = answer.headers.get_content_type(), bytes(answer.read())
     except urllib.error.HTTPError as error:
         with error:
-            said = error.read(_MOST_ERROR_BYTES).decode(errors="replace").strip()
+            said = _printable(error.read(_MOST_ERROR_BYTES).decode(errors="replace").strip())
         raise ClientError(said or f"{asked.server} answers {error.code}") from error
     except (OSError, ValueError) as error:
         raise ClientError(f"there is no answer from {asked.server}: {error}") from error
+    if kind not in _KINDS:
+        raise ClientError(f"{asked.server} answers with {kind}, so it is no extender; give the URL of its explain port")
+    return content
 
 
 async def _from_cluster(asked: Asked) -> bytes:
@@ -135,3 +139,8 @@ def _explain_failure(asked: Asked, error: KubeError) -> NoReturn:
     if isinstance(error, ForbiddenError):
         raise ClientError(f"{error}; it takes the verb get on services/proxy in {asked.namespace}") from error
     raise ClientError(str(error)) from error
+
+
+def _printable(text: str) -> str:
+    """Without what would give a terminal orders."""
+    return "".join(each for each in text if each.isprintable() or each == "\n")

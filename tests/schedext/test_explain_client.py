@@ -159,6 +159,26 @@ async def test_an_extender_that_is_away_is_told_by_the_api_server(
     assert "503 ServiceUnavailable" in capsys.readouterr().err
 
 
+async def test_another_web_page_is_no_extender(capsys: pytest.CaptureFixture[str]) -> None:
+    async def page(_request: web.Request) -> web.Response:
+        return web.Response(text="<html>", content_type="text/html")
+
+    app = web.Application()
+    app.router.add_get("/{path:.*}", page)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        status = await explain("pod", "train-0", "--server", f"http://127.0.0.1:{runner.addresses[0][1]}")
+    finally:
+        await runner.cleanup()
+
+    assert status == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "answers with text/html, so it is no extender" in said.err
+
+
 async def test_an_extender_that_is_away_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     status = await explain("pod", "train-0", "--server", "http://127.0.0.1:1")
 
