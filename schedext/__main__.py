@@ -39,8 +39,8 @@ from tasuki.process import logging as process_logging
 from tasuki.process.http import OperatorServer
 from tasuki.process.http_server import HttpServer
 from tasuki.process.readiness import Readiness
-from tasuki.process.running import Heartbeat, run_until_stopped
-from tasuki.process.tls.live import CertificateError, LiveContext
+from tasuki.process.running import Heartbeat, exit_status
+from tasuki.process.tls.live import CertificateError, LiveContext, live_context
 from tasuki.process.tls.mounted import MountedCertificate
 from tasuki.process.tls.outlets import Outlets
 
@@ -74,21 +74,8 @@ def main(argv: Sequence[str]) -> int:
     sys.setrecursionlimit(_MOST_LEVELS)
     process_logging.configure(settings.log_level, settings.log_format)
     log.info("starting version=%s policy=%s", __version__, settings.policy)
-    try:
-        run_until_stopped(lambda stop: serve(settings, stop), uvloop.new_event_loop)
-    except (KubeConfigError, StartError, CertificateError) as error:
-        log.error("bad setting error=%r", str(error))  # noqa: TRY400 - the sentence says it all
-        return 2
-    except asyncio.CancelledError:
-        return 1  # told twice to stop
-    except OSError as error:
-        log.error("cannot start error=%r", str(error))  # noqa: TRY400 - the sentence says it all
-        return 1
-    except Exception:
-        log.exception("a defect ends the process")
-        return 1
-    log.info("stopped")
-    return 0
+    bad = (KubeConfigError, StartError, CertificateError)
+    return exit_status(lambda stop: serve(settings, stop), bad, uvloop.new_event_loop)
 
 
 async def serve(settings: Settings, stop: asyncio.Event) -> None:
@@ -210,22 +197,13 @@ async def _find(kube: Kube, namespace: str, name: str) -> Pod:
 def _live(settings: Settings) -> LiveContext | None:
     if settings.tls_dir is None:
         return None
-    if settings.client_ca is None:
-        return LiveContext()
-    try:
-        return LiveContext(settings.client_ca.read_bytes())
-    except CertificateError as error:
-        raise StartError(f"--client-ca {settings.client_ca}: {error}") from error
+    return live_context(settings.client_ca)
 
 
 def _outlets(readiness: Readiness) -> Outlets:
-    def report(problem: str) -> None:
-        if problem:
-            readiness.unmet(CERTIFICATE, problem)
-        else:
-            readiness.met(CERTIFICATE)
-
-    return Outlets(report, lambda problem: readiness.note("certificate renewal", problem))
+    return Outlets(
+        partial(readiness.unmet, CERTIFICATE), lambda problem: readiness.note("certificate renewal", problem)
+    )
 
 
 def _watched(metrics: Metrics, readiness: Readiness) -> Callable[[str, str], None]:

@@ -124,5 +124,4 @@ def _choice(placement: Placement, node: Node) -> Choice:
     slices: dict[str, dict[str, dict[str, int]]] = {}
     for pick in placement.picks:
         slices.setdefault(pick.container, {}).setdefault(pick.resource, {})[ids[pick.part]] = pick.count
-    parts = sorted({*placement.visible, *(pick.part for pick in placement.picks)})
-    return Choice(slices, tuple(ids[part] for part in placement.visible), tuple(ids[part] for part in parts))
+    return Choice(slices, tuple(ids[part] for part in placement.visible), tuple(ids[part] for part in placement.parts))

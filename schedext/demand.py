@@ -25,6 +25,7 @@ from tasuki.kube.names import (
 )
 from tasuki.kube.placement import PlacementError, Slices, read_plan
 from tasuki.kube.quantity import QuantityError, parse
+from tasuki.kube.resources import is_extended
 from tasuki.process.sentences import alternatives, shown
 
 # Of a container's, as the kubelet's device manager counts in 64 bits, and far beyond any node's.
@@ -172,11 +173,6 @@ def demand(pod: Pod) -> Demand:
         chain=_chain(pod),
         plan=_plan(pod),
     )
-
-
-def is_extended(resource: str) -> bool:
-    """As kubernetes, pkg/apis/core/v1/helper, IsExtendedResourceName."""
-    return "/" in resource and "kubernetes.io/" not in resource and not resource.startswith("requests.")
 
 
 def at_once(wants: tuple[Want, ...]) -> dict[str, int]:

@@ -7,9 +7,10 @@ from typing import Final
 
 from schedext.costs import HOUR_SECONDS, Costs, Way
 from schedext.demand import Chain, Edge
+from schedext.device_seconds import HOST_MEMORY
 from schedext.node import PlacedFunction
 from schedext.placing import Neighbour
-from tasuki.devices.topology import LINKS, LinkKind
+from tasuki.devices.cost import transfer_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +48,6 @@ class EdgeSeconds:
 
 
 _NONE: Final = EdgeSeconds()
-
-# Between a device and the memory of its host.
-_HOST: Final = LINKS[LinkKind.NUMA_NODE]
-HOP: Final = Way(_HOST.bytes_per_second, _HOST.latency_seconds)
 
 
 def edges_to(
@@ -130,7 +127,7 @@ def _undeclared(chain: Chain, function: str, theirs: Sequence[Edge]) -> Edge | N
 
 def _seconds(edge: PlacedEdge, way: Way, hops: int) -> float:
     items = edge.items_per_second * HOUR_SECONDS
-    return way.seconds(edge.item_bytes * items, items) + hops * HOP.seconds(edge.item_bytes * items, items)
+    return way.seconds(edge.item_bytes * items, items) + hops * items * transfer_seconds(HOST_MEMORY, edge.item_bytes)
 
 
 def _neighbours(edge: PlacedEdge) -> Iterator[Neighbour]:

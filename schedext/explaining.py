@@ -60,11 +60,10 @@ def _node(node: Node, found: Placement | Refusal) -> NodeExplanation:
     """All but the score, for which all must be known."""
     if isinstance(found, Refusal):
         return NodeExplanation(node.name, node.zone, fits=False, reason=found.reason, never=found.never)
-    parts = sorted({*found.visible, *(pick.part for pick in found.picks)})
     return NodeExplanation(
         node.name,
         node.zone,
         seconds=found.seconds,
         watts=found.watts,
-        devices=tuple(node.device_ids[part] for part in parts),
+        devices=tuple(node.device_ids[part] for part in found.parts),
     )

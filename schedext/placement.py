@@ -49,5 +49,10 @@ class Placement:
     watts: float = 0.0
 
     @property
+    def parts(self) -> tuple[int, ...]:
+        """All that it holds or sees, each once, in the layout's order."""
+        return tuple(sorted({*self.visible, *(pick.part for pick in self.picks)}))
+
+    @property
     def total_seconds(self) -> float:
         return sum(self.seconds.values())

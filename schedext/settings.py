@@ -2,7 +2,6 @@
 
 import argparse
 import re
-import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import ip_address
@@ -15,6 +14,7 @@ from schedext.costs import DEFAULT_COSTS, GB, Costs, Policy
 from tasuki.kube.quantity import QuantityError, parse
 from tasuki.process.logging import LogFormat
 from tasuki.process.options import (
+    EVERY_ADDRESS,
     LOG_OPTIONS,
     Option,
     OptionError,
@@ -29,8 +29,6 @@ from tasuki.process.options import (
 UseLease = Literal["auto", "off"]
 Answer = Literal["true", "false"]
 
-# Of both families, wherever the system can do that: the API server's proxy and the kubelet call from outside the pod.
-_EVERY_ADDRESS: Final = "::" if socket.has_dualstack_ipv6() else "0.0.0.0"  # noqa: S104
 _LOOPBACK: Final = "127.0.0.1"
 
 _LEAST_BANDWIDTH: Final = 10**6
@@ -53,8 +51,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     listen: tuple[str, int] = (_LOOPBACK, 9445)
-    explain_listen: tuple[str, int] | None = (_EVERY_ADDRESS, 9446)
-    metrics_address: tuple[str, int] | None = (_EVERY_ADDRESS, 9425)
+    explain_listen: tuple[str, int] | None = (EVERY_ADDRESS, 9446)
+    metrics_address: tuple[str, int] | None = (EVERY_ADDRESS, 9425)
     tls_dir: Path | None = None
     client_ca: Path | None = None
     allow_anyone: Answer = "false"
@@ -111,19 +109,19 @@ def _gigabytes(bytes_per_second: float) -> str:
 
 _OPTIONS: Final = (
     Option(
-        "listen", "listen", "TASUKI_LISTEN", address("9445", "", _EVERY_ADDRESS),
+        "listen", "listen", "TASUKI_LISTEN", address("9445", "", EVERY_ADDRESS),
         "where the scheduler is answered, at /filter, /prioritize, /bind, /preempt and /explain; beyond loopback it "
         "takes --client-ca (127.0.0.1:9445)",
     ),
     Option(
         "explain_listen", "explain-listen", "TASUKI_EXPLAIN_LISTEN",
-        address("9446", ", or empty for nowhere", _EVERY_ADDRESS),
+        address("9446", ", or empty for nowhere", EVERY_ADDRESS),
         "where only /explain is served over HTTP, for `tasuki explain`; empty: nowhere (every address, port 9446)",
         empty=(None,),
     ),
     Option(
         "metrics_address", "metrics-address", "TASUKI_METRICS_ADDRESS",
-        address("9425", ", or empty for no metrics", _EVERY_ADDRESS),
+        address("9425", ", or empty for no metrics", EVERY_ADDRESS),
         "where /metrics, /readyz and /healthz are served over HTTP; empty: nowhere (every address, port 9425)",
         empty=(None,),
     ),

@@ -10,7 +10,6 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from schedext.demand import is_extended
 from schedext.layouts import AcceleratorNodeFound, Accelerators
 from schedext.pod import TERMINAL_PHASES, Pod
 from schedext.world import NodeFacts, World
@@ -20,6 +19,7 @@ from tasuki.kube.client import Kube
 from tasuki.kube.collection import Change, Collection, HasMetadata, Resource
 from tasuki.kube.names import ACCELERATOR_NODE_PLURAL, API_GROUP, API_VERSION, CACHE_NODE_PLURAL
 from tasuki.kube.quantity import QuantityError, parse
+from tasuki.kube.resources import is_extended
 from tasuki.kube.watching import WatchTimes
 
 S = TypeVar("S", bound=HasMetadata)

@@ -8,6 +8,7 @@ import random
 import sys
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,8 +22,8 @@ from tasuki.process.document import ConfigError
 from tasuki.process.http import OperatorServer
 from tasuki.process.http_server import HttpServer
 from tasuki.process.readiness import Readiness
-from tasuki.process.running import Heartbeat, run_until_stopped
-from tasuki.process.tls.live import CertificateError, LiveContext
+from tasuki.process.running import Heartbeat, exit_status
+from tasuki.process.tls.live import CertificateError, LiveContext, live_context
 from tasuki.process.tls.mounted import MountedCertificate
 from tasuki.process.tls.outlets import Outlets
 from webhooks.application import Application
@@ -62,21 +63,8 @@ def main(argv: Sequence[str]) -> int:
     if settings.trial is not None:
         return _try(settings, settings.trial)
     log.info("starting version=%s policy=%s", __version__, settings.policy)
-    try:
-        run_until_stopped(lambda stop: serve(settings, stop), uvloop.new_event_loop)
-    except (KubeConfigError, StartError, CertificateError) as error:
-        log.error("bad setting error=%r", str(error))  # noqa: TRY400 - the sentence says it all
-        return 2
-    except asyncio.CancelledError:
-        return 1  # told twice to stop
-    except OSError as error:
-        log.error("cannot start error=%r", str(error))  # noqa: TRY400 - the sentence says it all
-        return 1
-    except Exception:
-        log.exception("a defect ends the process")
-        return 1
-    log.info("stopped")
-    return 0
+    bad = (KubeConfigError, StartError, CertificateError)
+    return exit_status(lambda stop: serve(settings, stop), bad, uvloop.new_event_loop)
 
 
 def _try(settings: Settings, pods: Path) -> int:
@@ -99,7 +87,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
     kube = await connect(settings.kube_api)
     namespace = settings.namespace or (kube.namespace if kube else DEFAULT_NAMESPACE)
     world = World(namespace, lambda problem: readiness.note("priority classes", problem))
-    live = _live(settings)
+    live = live_context(settings.client_ca)
     metrics.certificate_expiry.set_function(lambda: live.expires.timestamp() if live.expires else 0.0)
     try:
         certificate = _certificate(settings, kube, live, namespace, readiness)
@@ -147,20 +135,11 @@ def _watches(
         yield ClusterWatch(kube, world.use_cluster, _watched(metrics, readiness), _uniform).run
 
 
-def _live(settings: Settings) -> LiveContext:
-    if settings.client_ca is None:
-        return LiveContext()
-    try:
-        return LiveContext(settings.client_ca.read_bytes())
-    except CertificateError as error:
-        raise StartError(f"--client-ca {settings.client_ca}: {error}") from error
-
-
 def _certificate(
     settings: Settings, kube: Kube | None, live: LiveContext, namespace: str, readiness: Readiness
 ) -> MountedCertificate | IssuedCertificate:
     outlets = Outlets(
-        report=_reporter(readiness, CERTIFICATE),
+        report=partial(readiness.unmet, CERTIFICATE),
         note=lambda problem: readiness.note("certificate renewal", problem),
     )
     if settings.tls_dir is not None:
@@ -201,16 +180,6 @@ def _catalogue(settings: Settings, world: World, readiness: Readiness) -> Catalo
     return CatalogueSource(
         settings.modules_catalogue, world.use_catalogue, lambda problem: readiness.note("modules catalogue", problem)
     )
-
-
-def _reporter(readiness: Readiness, condition: str) -> Callable[[str], None]:
-    def report(problem: str) -> None:
-        if problem:
-            readiness.unmet(condition, problem)
-        else:
-            readiness.met(condition)
-
-    return report
 
 
 def _watched(metrics: Metrics, readiness: Readiness) -> Callable[[str, str], None]:

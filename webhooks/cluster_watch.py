@@ -15,10 +15,10 @@ from tasuki.kube.backoff import Backoff
 from tasuki.kube.client import Kube
 from tasuki.kube.collection import Applied, Change, Collection, Deleted, HasMetadata, Metadata, Replaced, Resource
 from tasuki.kube.errors import KubeError, UnavailableError
+from tasuki.kube.resources import is_extended
 from tasuki.kube.watching import DEFAULT_WATCH_TIMES, WatchTimes
 from webhooks.cluster import Cluster, PriorityClass
 from webhooks.nodes import NodeFacts, Taint
-from webhooks.pod import is_extended
 
 S = TypeVar("S", bound=HasMetadata)
 T = TypeVar("T")

@@ -244,11 +244,6 @@ def is_of_daemon_set(pod: Pod) -> bool:
     return any(owner.controller and owner.kind == "DaemonSet" for owner in pod.metadata.owner_references)
 
 
-def is_extended(resource: str) -> bool:
-    """As kubernetes, pkg/apis/core/v1/helper, IsExtendedResourceName."""
-    return "/" in resource and "kubernetes.io/" not in resource and not resource.startswith("requests.")
-
-
 def requested(container: Container) -> frozenset[str]:
     """The names of all resources of which a container wants more than none."""
     limits, requests = container.resources.limits, container.resources.requests

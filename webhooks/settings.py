@@ -2,7 +2,6 @@
 
 import argparse
 import re
-import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, Literal, get_args
@@ -11,6 +10,7 @@ import msgspec
 
 from tasuki.process.logging import LogFormat
 from tasuki.process.options import (
+    EVERY_ADDRESS,
     LOG_OPTIONS,
     Option,
     OptionError,
@@ -29,8 +29,6 @@ _NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?(\.[a-z0-9]([-a-z0
 _SERVICE: Final = "tasuki-webhooks"
 DEFAULT_NAMESPACE: Final = "tasuki-system"
 _LONGEST_DRAIN_SECONDS: Final = 300
-# Of both families, wherever the system can do that: the API server and the kubelet call from outside the pod.
-_EVERY_ADDRESS: Final = "::" if socket.has_dualstack_ipv6() else "0.0.0.0"  # noqa: S104
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,8 +50,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     policy: Path = Path("/etc/tasuki/webhooks/policy.yaml")
     modules_catalogue: Path = Path("/etc/tasuki/modules/catalogue.txt")
-    listen: tuple[str, int] = (_EVERY_ADDRESS, 9443)
-    metrics_address: tuple[str, int] | None = (_EVERY_ADDRESS, 9424)
+    listen: tuple[str, int] = (EVERY_ADDRESS, 9443)
+    metrics_address: tuple[str, int] | None = (EVERY_ADDRESS, 9424)
     tls_dir: Path | None = None
     tls_secret: str = "tasuki-webhooks-tls"  # noqa: S105 - a Secret's name
     webhook_configuration: str = _SERVICE
@@ -96,12 +94,12 @@ _OPTIONS: Final = (
         "(/etc/tasuki/modules/catalogue.txt)",
     ),
     Option(
-        "listen", "listen", "TASUKI_LISTEN", address("9443", "", _EVERY_ADDRESS),
+        "listen", "listen", "TASUKI_LISTEN", address("9443", "", EVERY_ADDRESS),
         "where reviews are served over HTTPS, at /mutate and /validate (every address, port 9443)",
     ),
     Option(
         "metrics_address", "metrics-address", "TASUKI_METRICS_ADDRESS",
-        address("9424", ", or empty for no metrics", _EVERY_ADDRESS),
+        address("9424", ", or empty for no metrics", EVERY_ADDRESS),
         "where /metrics, /readyz and /healthz are served over HTTP; empty: nowhere (every address, port 9424)",
         empty=(None,),
     ),

@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,9 @@ _SERVICE_LINK: Final = re.compile(
 )
 _SERVICE_LINK_URL: Final = re.compile(r"(tcp|udp|sctp)://")
 _NEAR: Final = 0.6
+
+# Of both families, wherever the system can do that: the API server and the kubelet call from outside the pod.
+EVERY_ADDRESS: Final = "::" if socket.has_dualstack_ipv6() else "0.0.0.0"  # noqa: S104
 
 
 class OptionError(ValueError):

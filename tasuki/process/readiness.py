@@ -18,6 +18,7 @@ class Readiness:
         self._put(name, "")
 
     def unmet(self, name: str, reason: str) -> None:
+        """Say why it is not met; an empty reason meets it."""
         self._put(name, reason)
 
     def note(self, name: str, text: str) -> None:

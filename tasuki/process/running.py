@@ -52,6 +52,29 @@ def run_until_stopped(
         runner.run(_with_signals(service))
 
 
+def exit_status(
+    service: Callable[[asyncio.Event], Coroutine[Any, Any, None]],
+    bad_settings: tuple[type[Exception], ...],
+    new_loop: Callable[[], asyncio.AbstractEventLoop] | None = None,
+) -> int:
+    """Run `service(stop)` as `run_until_stopped` does: 0, 2 after one of `bad_settings`, 1 after any other error."""
+    try:
+        run_until_stopped(service, new_loop)
+    except bad_settings as error:
+        log.error("bad setting error=%r", str(error))  # noqa: TRY400 - the sentence says it all
+        return 2
+    except asyncio.CancelledError:
+        return 1  # told twice to stop
+    except OSError as error:
+        log.error("cannot start error=%r", str(error))  # noqa: TRY400 - the sentence says it all
+        return 1
+    except Exception:
+        log.exception("a defect ends the process")
+        return 1
+    log.info("stopped")
+    return 0
+
+
 async def _with_signals(service: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()

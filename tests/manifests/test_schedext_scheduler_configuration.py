@@ -10,7 +10,7 @@ import msgspec
 import pytest
 import yaml
 
-from schedext.demand import is_extended
+from tasuki.kube.resources import is_extended
 
 Objects = list[dict[str, Any]]
 

@@ -8,12 +8,13 @@ from textwrap import shorten
 from typing import Final
 
 from tasuki.kube.names import GPU_SHARING, GPU_SLICE, NVIDIA_GPU
+from tasuki.kube.resources import is_extended
 from tasuki.process.sentences import shown
 from webhooks.editing import request_one, require
 from webhooks.mutations.wording import nearest, selects_too_late
 from webhooks.nodes import AcceleratorNodes
 from webhooks.patch import Operation, Operations, add, pointer, remove
-from webhooks.pod import Place, Pod, Requirement, annotation, default_container, is_extended, places, requested
+from webhooks.pod import Place, Pod, Requirement, annotation, default_container, places, requested
 from webhooks.policy.model import Glob, GpuSlices, SliceOffer, label_matches
 from webhooks.scene import NOTHING, Change, RefusedError, Scene
 

@@ -20,6 +20,7 @@ from tasuki.kube.names import (
     NVIDIA_VISIBLE_DEVICES,
     SHARED_NODE,
 )
+from tasuki.kube.resources import is_extended
 from tasuki.process.sentences import shown
 from webhooks.nodes import AcceleratorNodes
 from webhooks.patch import Operations, pointer, remove, replace
@@ -30,7 +31,6 @@ from webhooks.pod import (
     Pod,
     Volume,
     annotation,
-    is_extended,
     is_of_daemon_set,
     places,
     requested,

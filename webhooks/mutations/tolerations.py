@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator
 
+from tasuki.kube.resources import is_extended
 from webhooks.editing import add_tolerations
 from webhooks.nodes import PASSING_TAINTS
-from webhooks.pod import Pod, Toleration, is_extended, requested
+from webhooks.pod import Pod, Toleration, requested
 from webhooks.policy.model import accelerators_among, any_match
 from webhooks.scene import NOTHING, Change, Scene
 

@@ -5,6 +5,7 @@ import math
 import os
 import ssl
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Final
 
 from cryptography import x509
@@ -181,3 +182,18 @@ def _load(context: ssl.SSLContext, certificates: bytes, key: bytes) -> None:
         file.write(certificates + b"\n" + key)
         file.flush()
         context.load_cert_chain(f"/proc/self/fd/{descriptor}")
+
+
+def live_context(client_ca: Path | None) -> LiveContext:
+    """One that asks clients for a certificate of these authorities; None asks for none.
+
+    Raises:
+        CertificateError: The file, which `--client-ca` names, has no certificates.
+        OSError: It cannot be read.
+    """
+    if client_ca is None:
+        return LiveContext()
+    try:
+        return LiveContext(client_ca.read_bytes())
+    except CertificateError as error:
+        raise CertificateError(f"--client-ca {client_ca}: {error}") from error
