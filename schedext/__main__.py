@@ -75,7 +75,7 @@ def main(argv: Sequence[str]) -> int:
     process_logging.configure(settings.log_level, settings.log_format)
     log.info("starting version=%s policy=%s", __version__, settings.policy)
     bad = (KubeConfigError, StartError, CertificateError)
-    return exit_status(lambda stop: serve(settings, stop), bad, uvloop.new_event_loop)
+    return exit_status(log, lambda stop: serve(settings, stop), bad, uvloop.new_event_loop)
 
 
 async def serve(settings: Settings, stop: asyncio.Event) -> None:

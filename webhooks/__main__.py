@@ -64,7 +64,7 @@ def main(argv: Sequence[str]) -> int:
         return _try(settings, settings.trial)
     log.info("starting version=%s policy=%s", __version__, settings.policy)
     bad = (KubeConfigError, StartError, CertificateError)
-    return exit_status(lambda stop: serve(settings, stop), bad, uvloop.new_event_loop)
+    return exit_status(log, lambda stop: serve(settings, stop), bad, uvloop.new_event_loop)
 
 
 def _try(settings: Settings, pods: Path) -> int:

@@ -53,25 +53,30 @@ def run_until_stopped(
 
 
 def exit_status(
+    logger: logging.Logger,
     service: Callable[[asyncio.Event], Coroutine[Any, Any, None]],
     bad_settings: tuple[type[Exception], ...],
     new_loop: Callable[[], asyncio.AbstractEventLoop] | None = None,
 ) -> int:
-    """Run `service(stop)` as `run_until_stopped` does: 0, 2 after one of `bad_settings`, 1 after any other error."""
+    """Run `service(stop)` as `run_until_stopped` does, and log how it ended.
+
+    Returns:
+        0, 2 after one of `bad_settings`, 1 after any other error.
+    """
     try:
         run_until_stopped(service, new_loop)
     except bad_settings as error:
-        log.error("bad setting error=%r", str(error))  # noqa: TRY400 - the sentence says it all
+        logger.error("bad setting error=%r", str(error))  # noqa: TRY400 - the sentence says it all
         return 2
     except asyncio.CancelledError:
         return 1  # told twice to stop
     except OSError as error:
-        log.error("cannot start error=%r", str(error))  # noqa: TRY400 - the sentence says it all
+        logger.error("cannot start error=%r", str(error))  # noqa: TRY400 - the sentence says it all
         return 1
     except Exception:
-        log.exception("a defect ends the process")
+        logger.exception("a defect ends the process")
         return 1
-    log.info("stopped")
+    logger.info("stopped")
     return 0
 
 
