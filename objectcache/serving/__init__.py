@@ -1,0 +1,1 @@
+"""The hot path: one process a core that answers requests."""

@@ -1,0 +1,1 @@
+"""Bytes of HTTP to values and back; no I/O."""

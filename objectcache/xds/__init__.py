@@ -1,0 +1,1 @@
+"""`tasuki xds`: tells every Envoy which caches there are."""
