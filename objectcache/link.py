@@ -113,6 +113,13 @@ class List(msgspec.Struct, frozen=True, tag=True, array_like=True):
     limit: int
 
 
+class Sum(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """How much lies in some buckets."""
+
+    ticket: int
+    buckets: tuple[str, ...]
+
+
 class Damaged(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """An object's file is not what the catalogue says: gone, short, unreadable, or of another checksum."""
 
@@ -182,6 +189,13 @@ class Listed(msgspec.Struct, frozen=True, tag=True, array_like=True):
     more: bool
 
 
+class Summed(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """What was asked for by `Sum`: bucket, bytes, objects, pinned bytes; sorted."""
+
+    ticket: int
+    buckets: tuple[tuple[str, int, int, int], ...]
+
+
 class Rules(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """All buckets, whenever one changed."""
 
@@ -217,5 +231,67 @@ class TookIndex(msgspec.Struct, frozen=True, tag=True, array_like=True):
     ticket: int
 
 
-FromWorker = Review | Reserve | Commit | Abandon | Remove | List | Damaged | Sound | TookIndex
-FromKeeper = Reviewed | Done | Refused | Listed | Rules | Forget | Writable | NewIndex | Drain
+class Setup(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """What a worker is to do; its first message, and the only one of its kind.
+
+    Attributes:
+        number: Of the worker, from 0; its row of the counters.
+        secret: What object names are hashed with.
+        fsync: never | data | full, of files before they are committed.
+        bytes_per_second: At most, of all it sends; 0 for as many as it can.
+    """
+
+    number: int
+    data_dir: str
+    secret: bytes
+    fsync: str
+    most_connections: int
+    bytes_per_second: int
+
+
+FromWorker = Review | Reserve | Commit | Abandon | Remove | List | Sum | Damaged | Sound | TookIndex
+FromKeeper = Setup | Reviewed | Done | Refused | Listed | Summed | Rules | Forget | Writable | NewIndex | Drain
+
+
+class LinkError(Exception):
+    """The other side does not speak this language."""
+
+
+class Frames:
+    """Cuts what is received into messages of one kind."""
+
+    def __init__(self, kind: object) -> None:
+        self._decoder: Final = msgspec.msgpack.Decoder(kind)
+        self._rest = b""
+
+    def feed(self, received: bytes) -> "list[FromWorker | FromKeeper]":
+        """The messages that are whole now.
+
+        Raises:
+            LinkError: A frame is too large or is no message.
+        """
+        buffer = self._rest + received if self._rest else received
+        found: list[FromWorker | FromKeeper] = []
+        start = 0
+        while len(buffer) - start >= LENGTH_BYTES:
+            size = int.from_bytes(buffer[start : start + LENGTH_BYTES], "big")
+            if size > MOST_FRAME_BYTES:
+                raise LinkError(f"a frame of {size} bytes; at most {MOST_FRAME_BYTES} are read")
+            end = start + LENGTH_BYTES + size
+            if end > len(buffer):
+                break
+            try:
+                found.append(self._decoder.decode(memoryview(buffer)[start + LENGTH_BYTES : end]))
+            except msgspec.MsgspecError as error:
+                raise LinkError(f"a frame is no message: {error}") from error
+            start = end
+        self._rest = buffer[start:]
+        return found
+
+
+_encoder: Final = msgspec.msgpack.Encoder()
+
+
+def frame(message: FromWorker | FromKeeper) -> bytes:
+    packed = _encoder.encode(message)
+    return len(packed).to_bytes(LENGTH_BYTES, "big") + packed
