@@ -1,16 +1,20 @@
 """What a pod demands of a node as far as accelerators, its neighbours and its data go; read `demand` first."""
 
 import re
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final
+
+import xxhash
 
 from schedext.pod import SIDECAR, Container, Pod, annotation, label
 from tasuki.kube.names import (
     CACHE_BUCKETS,
+    CACHE_OBJECTS,
     DATAFLOW,
     EDGES,
     FUNCTION,
@@ -32,12 +36,15 @@ from tasuki.process.sentences import alternatives, shown
 _MOST_SLICES: Final = 1_000_000
 _MOST_EDGES: Final = 256
 _MOST_BUCKETS: Final = 256
+_MOST_OBJECTS: Final = 1_000
 
 # What an edge carries if nobody says: one frame of 1920 x 1080 pixels of three bytes, thirty times a second.
 DEFAULT_ITEM_BYTES: Final = 6_220_800
 DEFAULT_ITEMS_PER_SECOND: Final = 30.0
 
 _SEPARATORS: Final = re.compile(r"[,\s]+")
+# As the cache has them; what is behind the slash is the request's target as it is sent, escapes and all.
+_OBJECT: Final = re.compile(r"(?P<bucket>[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?)/[!-~]+")
 _EDGE: Final = re.compile(r"(?P<function>[^=@\s]+)(?:=(?P<bytes>[^=@\s]+)(?:@(?P<rate>[^=@\s]+))?)?")
 
 
@@ -128,6 +135,18 @@ class Chain:
 
 
 @dataclass(frozen=True, slots=True)
+class NamedObjects:
+    """Objects of one bucket that a pod will read.
+
+    Attributes:
+        hashes: One for each object: the XXH64 of its hash key, by which Envoy finds its owner.
+    """
+
+    bucket: str
+    hashes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Planned:
     """Where a planner wants the pod.
 
@@ -148,12 +167,14 @@ class Demand:
     Attributes:
         wants: In the order in which the kubelet allocates: init containers and sidecars first, then the others.
         buckets: Of the object cache, sorted.
+        objects: Of some of these buckets the only objects that matter; sorted by bucket.
     """
 
     wants: tuple[Want, ...] = ()
     shape: Shape = Shape()
     objective: Objective = Objective.PERFORMANCE
     buckets: tuple[str, ...] = ()
+    objects: tuple[NamedObjects, ...] = ()
     chain: Chain | None = None
     plan: Planned | None = None
 
@@ -165,11 +186,13 @@ def demand(pod: Pod) -> Demand:
         DemandError: An annotation or an amount cannot be read.
     """
     wants = tuple(_wants(pod))
+    objects = _objects(annotation(pod, CACHE_OBJECTS))
     return Demand(
         wants=wants,
         shape=_shape(pod, wants),
         objective=Objective(_one_of(pod, OBJECTIVE, [each.value for each in Objective]) or Objective.PERFORMANCE),
-        buckets=_buckets(pod),
+        buckets=_buckets(pod, objects),
+        objects=objects,
         chain=_chain(pod),
         plan=_plan(pod),
     )
@@ -269,11 +292,32 @@ def _visible_gpus(pod: Pod, wants: tuple[Want, ...]) -> int:
     return -1 if named == ["all"] else max(1, len(named))
 
 
-def _buckets(pod: Pod) -> tuple[str, ...]:
-    names = sorted({name for name in _SEPARATORS.split(annotation(pod, CACHE_BUCKETS)) if name})
+def _buckets(pod: Pod, objects: Sequence[NamedObjects]) -> tuple[str, ...]:
+    named = {name for name in _SEPARATORS.split(annotation(pod, CACHE_BUCKETS)) if name}
+    names = sorted(named.union(each.bucket for each in objects))
     if len(names) > _MOST_BUCKETS:
-        raise DemandError(f"{CACHE_BUCKETS} names {len(names)} buckets; at most {_MOST_BUCKETS} are looked at")
+        where = f"{CACHE_BUCKETS} and {CACHE_OBJECTS} name" if objects else f"{CACHE_BUCKETS} names"
+        raise DemandError(f"{where} {len(names)} buckets; at most {_MOST_BUCKETS} are looked at")
     return tuple(names)
+
+
+# The scheduler asks twice about each pod, and about thousands of one template.
+@lru_cache(maxsize=32)
+def _objects(text: str) -> tuple[NamedObjects, ...]:
+    words = sorted({word for word in _SEPARATORS.split(text) if word})
+    if len(words) > _MOST_OBJECTS:
+        raise DemandError(f"{CACHE_OBJECTS} names {len(words)} objects; at most {_MOST_OBJECTS} are looked at")
+    found: defaultdict[str, list[int]] = defaultdict(list)
+    for word in words:
+        match = _OBJECT.fullmatch(word)
+        if match is None:
+            raise DemandError(
+                f"{CACHE_OBJECTS}: {shown(word)} is no object; write bucket/object, such as imagenet/train/000.jpg"
+            )
+        # The query is no part of what Envoy hashes: the route cuts it off.
+        key, _, _ = word.partition("?")
+        found[match["bucket"]].append(xxhash.xxh64_intdigest(key.encode()))
+    return tuple(NamedObjects(bucket, tuple(hashes)) for bucket, hashes in sorted(found.items()))
 
 
 def _chain(pod: Pod) -> Chain | None:

@@ -1,6 +1,7 @@
 """Why a pod goes where it goes: every node, judged and ranked as the scheduler is told."""
 
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -8,6 +9,7 @@ from schedext.costs import Costs
 from schedext.explanation import Explanation, NodeExplanation
 from schedext.levels import levels_of
 from schedext.node import Node
+from schedext.owners import Reads
 from schedext.placement import Placement, Refusal
 from schedext.pod import Pod
 from schedext.view import BEYOND, View
@@ -15,6 +17,9 @@ from schedext.world import World
 
 # Each takes some 50 microseconds, and the scheduler waits for a turn at most.
 _NODES_IN_A_TURN: Final = 50
+
+# Of zones, and of a zone's nodes.
+_MOST_OWNERS: Final = 5
 
 Rest = Callable[[], Awaitable[None]]
 
@@ -53,7 +58,28 @@ async def explained(pod: Pod, view: View, world: World, costs: Costs, rest: Rest
 def _notes(pod: Pod, view: View) -> tuple[str, ...]:
     where = f"the pod is on node {pod.spec.node_name}; what it holds there counts as free" if pod.spec.node_name else ""
     indifferent = "it asks for no device that a node publishes" if view.is_indifferent else ""
-    return where, indifferent
+    return where, indifferent, *_owners(view.reads)
+
+
+def _owners(reads: Mapping[str, Reads]) -> Iterator[str]:
+    """Whose the objects are that the pod names; of many zones and nodes only the first."""
+    objects = sum(each.objects for each in reads.values())
+    if not objects:
+        return
+    zones: dict[str, Counter[str]] = {}
+    for each in reads.values():
+        for zone, owned in each.owned.items():
+            zones.setdefault(zone, Counter()).update(owned)
+    if not zones:
+        yield f"the caches' tables are not made yet: what nodes report counts, not whose the {objects} objects are"
+    for zone in sorted(zones)[:_MOST_OWNERS]:
+        ranked = sorted(zones[zone].items(), key=lambda each: (-each[1], each[0]))
+        shown = ", ".join(f"{node} {count}" for node, count in ranked[:_MOST_OWNERS])
+        more = ", …" if len(ranked) > _MOST_OWNERS else ""
+        where = f"in zone {zone}" if zone else "in no zone"
+        yield f"of the {objects} objects that it names, caches {where} have: {shown}{more}"
+    if len(zones) > _MOST_OWNERS:
+        yield f"{len(zones) - _MOST_OWNERS} more zones have caches"
 
 
 def _node(node: Node, found: Placement | Refusal) -> NodeExplanation:

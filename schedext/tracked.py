@@ -97,7 +97,7 @@ class Demands:
         if found.plan is not None:
             # Its devices are this pod's alone.
             return found
-        key = (found.wants, found.shape, found.objective, found.buckets, found.chain)
+        key = (found.wants, found.shape, found.objective, found.buckets, found.objects, found.chain)
         return self._known.setdefault(key, found)
 
 

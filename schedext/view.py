@@ -1,6 +1,6 @@
 """One pod's view of the cluster at one moment: where it fits, and what each place costs it."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -13,6 +13,7 @@ from schedext.edge_seconds import EdgeSeconds, edge_seconds, edges_to
 from schedext.judging import Cost, Judged, Judgement, Judgements, Kind, kind_of
 from schedext.look import Look
 from schedext.node import Node
+from schedext.owners import Reads
 from schedext.placement import Placement, Refusal
 from schedext.placing import place
 from schedext.world import World
@@ -213,9 +214,16 @@ class View:
         return kind_of(self.wanted, look.layout.offers.__contains__)
 
     @cached_property
+    def reads(self) -> Mapping[str, Reads]:
+        """By bucket, of the objects that the pod names."""
+        return self._world.owners.reads(self.wanted.objects)
+
+    @cached_property
     def _data(self) -> DataSeconds:
-        buckets = self.wanted.buckets
-        return data_seconds(buckets, self._world.residency, self._costs) if buckets else _NO_DATA
+        wanted = self.wanted
+        if not wanted.buckets:
+            return _NO_DATA
+        return data_seconds(wanted.buckets, self._world.residency, self._costs, self.reads)
 
     @cached_property
     def _edges(self) -> EdgeSeconds:

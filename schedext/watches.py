@@ -21,6 +21,7 @@ from tasuki.kube.names import ACCELERATOR_NODE_PLURAL, API_GROUP, API_VERSION, C
 from tasuki.kube.quantity import QuantityError, parse
 from tasuki.kube.resources import is_extended
 from tasuki.kube.watching import WatchTimes
+from tasuki.routing.maglev import Maglev
 
 S = TypeVar("S", bound=HasMetadata)
 T = TypeVar("T")
@@ -32,7 +33,8 @@ _TIMES: Final = WatchTimes(lasts_seconds=60.0, silence_seconds=15.0, most_pause_
 # From the opening of a watch until it has surely brought what happened before: the server sends it at once.
 _CATCH_UP_SECONDS: Final = 1.0
 
-# How often promises and plans are looked at that end by themselves.
+# How often promises and plans are looked at that end by themselves, and which zones' caches have changed: a rollout
+# of all caches makes a table a second, not one for each cache.
 _TICK_SECONDS: Final = 1.0
 
 _ZONE: Final = "topology.kubernetes.io/zone"
@@ -123,6 +125,7 @@ class Watches:
             tasks.create_task(self._follow_pods())
             tasks.create_task(self._follow(caches, world.take_caches))
             tasks.create_task(self._tick())
+            tasks.create_task(self._keep_owners())
 
     async def _follow(self, resource: Resource[S, T], take: Callable[[Change[T]], None]) -> None:
         report = partial(self._report, resource.plural)
@@ -150,6 +153,13 @@ class Watches:
         while True:
             await asyncio.sleep(_TICK_SECONDS)
             self._world.tick()
+
+    async def _keep_owners(self) -> None:
+        owners = self._world.owners
+        while True:
+            for zone, caches in owners.stale().items():
+                owners.put(zone, await asyncio.to_thread(Maglev, caches))
+            await asyncio.sleep(_TICK_SECONDS)
 
 
 class _NodeMetadata(collection.Metadata, frozen=True, kw_only=True):

@@ -13,6 +13,7 @@ from schedext.layouts import Accelerators, Layouts, Looks
 from schedext.ledger import has_more_room
 from schedext.look import EMPTY_LAYOUT, Look, Occupancy
 from schedext.node import Node, PlacedFunction
+from schedext.owners import Owners
 from schedext.residency import Residency
 from schedext.tracked import Demands, Reservation, TrackedPod
 from tasuki.kube.cache_node import CacheNodeStatus
@@ -40,6 +41,7 @@ class World:
         nodes: Of the API server, by name.
         reservations: By the pods' uids.
         residency: Where the buckets of the object cache lie.
+        owners: Whose which object of them is.
         layouts: For whoever reads AcceleratorNodes for this world.
         demands: For whoever reads pods for this world.
     """
@@ -57,6 +59,7 @@ class World:
         self.nodes: Final[dict[str, Node]] = {}
         self.reservations: Final[dict[str, Reservation]] = {}
         self.residency: Final = Residency()
+        self.owners: Final = Owners()
         self.layouts: Final = Layouts()
         self.demands: Final = Demands()
         self._monotonic: Final = monotonic
@@ -185,6 +188,7 @@ class World:
     def take_caches(self, change: Change[CacheNodeStatus | None]) -> None:
         for name, status in _each(change, (ObjectName("", node) for node in self._caches)):
             self.residency.apply(name.name, status)
+            self.owners.apply(name.name, status)
             if status is None:
                 self._caches.discard(name.name)
             else:

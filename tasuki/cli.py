@@ -13,6 +13,9 @@ SERVICES: Final = {
     "deviceplugin": ("deviceplugin.__main__", "serve this node's accelerators to its kubelet"),
     "webhooks": ("webhooks.__main__", "admit pods: give them what accelerators, caches and modules take"),
     "schedext": ("schedext.__main__", "tell kube-scheduler where accelerators have room, and bind pods to them"),
+    "cache": ("objectcache.__main__", "keep the data that pods read on this node's disk; `cache warm` fills it"),
+    "xds": ("objectcache.xds.__main__", "tell every Envoy which caches there are"),
+    "registry": ("objectcache.registry.__main__", "mirror container registries through the cache"),
     "explain": ("schedext.explain_client", "say why a pod goes where it goes"),
     "sandbox": ("tasuki.sandbox.__main__", "run pods on simulated or real accelerators without a cluster"),
 }

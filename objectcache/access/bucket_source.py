@@ -294,4 +294,4 @@ def _labels(found: _Namespace) -> Mapping[str, str]:
 
 
 _CACHE_BUCKETS: Final = Resource(API_GROUP, API_VERSION, CACHE_BUCKET_PLURAL, _CacheBucket, _bucket)
-_NAMESPACES: Final = Resource("", "v1", "namespaces", _Namespace, _labels)
+_NAMESPACES: Final = Resource("", "v1", "namespaces", _Namespace, _labels, metadata_only=True)

@@ -63,5 +63,11 @@ def _seen(pod: PodFound) -> SeenPod:
 # A pod that ends no longer matches, which the API server tells as DELETED (kubernetes, apiserver/pkg/storage/cacher,
 # cacheWatcher.convertToWatchEvent).
 _PODS: Final = Resource(
-    "", "v1", "pods", PodFound, _seen, {"fieldSelector": "status.phase!=Failed,status.phase!=Succeeded"}
+    "",
+    "v1",
+    "pods",
+    PodFound,
+    _seen,
+    {"fieldSelector": "status.phase!=Failed,status.phase!=Succeeded"},
+    metadata_only=True,
 )

@@ -42,7 +42,7 @@ SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 MERGE_PATCH: Final = "application/merge-patch+json"
 # The server then sends an object's metadata alone; a node's status holds the names of all its images.
 # https://kubernetes.io/docs/reference/using-api/api-concepts/#alternate-representations-of-resources
-_METADATA_ONLY: Final = "application/json;as=PartialObjectMetadata{};g=meta.k8s.io;v=v1,application/json;q=0.9"
+METADATA_ONLY: Final = "application/json;as=PartialObjectMetadata{};g=meta.k8s.io;v=v1,application/json;q=0.9"
 
 _NODES: Final = "/api/v1/nodes"
 _ACCELERATOR_NODES: Final = f"/apis/{API_GROUP}/{API_VERSION}/{ACCELERATOR_NODE_PLURAL}"
@@ -148,12 +148,12 @@ class Kube:
         await self._rest.close()
 
     async def node(self, name: str) -> Node:
-        return await self.call("GET", f"{_NODES}/{quote(name)}", Node, accept=_METADATA_ONLY.format(""))
+        return await self.call("GET", f"{_NODES}/{quote(name)}", Node, accept=METADATA_ONLY.format(""))
 
     async def nodes_named(self, name: str) -> NodeList:
         """The node as a list of one or none, which has the resource version that a watch begins at."""
         query = urlencode({"fieldSelector": f"metadata.name={name}"})
-        return await self.call("GET", f"{_NODES}?{query}", NodeList, accept=_METADATA_ONLY.format("List"))
+        return await self.call("GET", f"{_NODES}?{query}", NodeList, accept=METADATA_ONLY.format("List"))
 
     @asynccontextmanager
     async def watch_nodes_named(
@@ -170,7 +170,7 @@ class Kube:
             "resourceVersion": resource_version,
             "timeoutSeconds": str(lasts_seconds),
         }
-        async with self.watch(_NODES, query, silence_seconds, _METADATA_ONLY.format("")) as events:
+        async with self.watch(_NODES, query, silence_seconds, METADATA_ONLY.format("")) as events:
             yield events
 
     @asynccontextmanager
@@ -199,7 +199,7 @@ class Kube:
         """Set labels, and remove those that are None; all others stay as they are."""
         body = {"metadata": {"labels": dict(changes)}}
         path = f"{_NODES}/{quote(name)}?fieldManager={FIELD_MANAGER}"
-        return await self.call("PATCH", path, Node, body, _METADATA_ONLY.format(""))
+        return await self.call("PATCH", path, Node, body, METADATA_ONLY.format(""))
 
     async def accelerator_node(self, name: str) -> AcceleratorNode:
         """The published object; one that this version cannot read is answered as if it had no status."""

@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 import msgspec
 
 from tasuki.kube.backoff import Backoff
-from tasuki.kube.client import Kube
+from tasuki.kube.client import METADATA_ONLY, Kube
 from tasuki.kube.errors import ForbiddenError, GoneError, InvalidError, KubeError, NotFoundError, UnavailableError
 from tasuki.kube.objects import UNREADABLE, WatchEvent
 from tasuki.kube.watching import WatchTimes
@@ -60,6 +60,7 @@ class Resource(Generic[S, T]):
         wire: The fields to decode; the fewer, the less an event costs.
         keep: Makes of them what is kept; must not raise.
         selector: `fieldSelector`, `labelSelector`.
+        metadata_only: Let the server send nothing but metadata, where nothing else is decoded.
     """
 
     group: str
@@ -68,6 +69,7 @@ class Resource(Generic[S, T]):
     wire: type[S]
     keep: Callable[[S], T]
     selector: Mapping[str, str] = field(default_factory=dict)
+    metadata_only: bool = False
 
     @property
     def path(self) -> str:
@@ -165,7 +167,7 @@ class Collection(Generic[S, T]):
                 lasts = max(1, int(self._uniform(self._times.lasts_seconds, self._times.lasts_seconds * 1.2)))
                 query = {**self._resource.selector, "resourceVersion": self._version, "timeoutSeconds": str(lasts)}
                 silence = lasts + self._times.silence_seconds
-                async with self._kube.watch(self._resource.path, query, silence) as events:
+                async with self._kube.watch(self._resource.path, query, silence, self._accept("")) as events:
                     watched = self._watched = _Watched(since=monotonic())
                     self.opened_at = watched.since
                     self._in_contact()
@@ -192,7 +194,8 @@ class Collection(Generic[S, T]):
             query = {**self._resource.selector, "limit": str(_PAGE_LIMIT)}
             if listing.token:
                 query["continue"] = listing.token
-            page = await self._kube.call("GET", f"{self._resource.path}?{urlencode(query)}", _Page)
+            path = f"{self._resource.path}?{urlencode(query)}"
+            page = await self._kube.call("GET", path, _Page, accept=self._accept("List"))
             if not page.metadata.resource_version:
                 raise UnavailableError(f"GET {self._resource.path}: the answer is no list, it has no resourceVersion")
             self.last_contact = monotonic()
@@ -205,6 +208,9 @@ class Collection(Generic[S, T]):
         self.synced = True
         self._in_contact()
         return Replaced(listing.objects)
+
+    def _accept(self, kind: str) -> str:
+        return METADATA_ONLY.format(kind) if self._resource.metadata_only else "application/json"
 
     async def _read(self, page: "_Page", listing: "_Listing[T]") -> None:
         # Should the pages differ, whatever changed after the first comes again in the watch.

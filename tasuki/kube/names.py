@@ -24,6 +24,10 @@ ACCELERATOR_NODE_PLURAL: Final = "acceleratornodes"
 CACHE_NODE_KIND: Final = "CacheNode"
 CACHE_NODE_PLURAL: Final = "cachenodes"
 
+# The object by which a bucket of the object cache is defined.
+CACHE_BUCKET_KIND: Final = "CacheBucket"
+CACHE_BUCKET_PLURAL: Final = "cachebuckets"
+
 # Who wrote a field or sent an event.
 FIELD_MANAGER: Final = "tasuki-deviceplugin"
 EVENT_COMPONENT: Final = "tasuki-deviceplugin"
@@ -57,6 +61,8 @@ MODULES: Final = f"{DOMAIN}/modules"
 MODULES_CONTAINERS: Final = f"{DOMAIN}/modules-containers"
 VACCEL: Final = f"{DOMAIN}/vaccel"
 CACHE: Final = f"{DOMAIN}/cache"
+# The objects that a pod will read, for the scheduler extender: `bucket/object`, as clients send them.
+CACHE_OBJECTS: Final = f"{DOMAIN}/cache-objects"
 # The scheduler extender reads these; the webhooks only know that they exist.
 SPREAD: Final = f"{DOMAIN}/spread"
 PACK: Final = f"{DOMAIN}/pack"
@@ -84,6 +90,6 @@ BOUND_SLICES: Final = f"{DOMAIN}/slices"
 ROOM_FREED: Final = f"{DOMAIN}/room-freed"
 
 POD_ANNOTATIONS: Final = (
-    GPU_SLICE, GPU_SHARING, GPU_DEVICES, MODULES, MODULES_CONTAINERS, VACCEL, CACHE, SPREAD, PACK, GPU_MEMORY,
-    OBJECTIVE, DATAFLOW, FUNCTION, EDGES, PLAN, CACHE_BUCKETS, BOUND_DEVICES, BOUND_SLICES,
+    GPU_SLICE, GPU_SHARING, GPU_DEVICES, MODULES, MODULES_CONTAINERS, VACCEL, CACHE, CACHE_OBJECTS, SPREAD, PACK,
+    GPU_MEMORY, OBJECTIVE, DATAFLOW, FUNCTION, EDGES, PLAN, CACHE_BUCKETS, BOUND_DEVICES, BOUND_SLICES,
 )  # fmt: skip

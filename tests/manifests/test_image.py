@@ -103,6 +103,7 @@ def test_the_wheel_has_no_tests_and_no_build_files(wheel: zipfile.ZipFile) -> No
 
     assert {folder for folder in folders if not folder.endswith(".dist-info")} == {
         "deviceplugin",
+        "objectcache",
         "protos",
         "tasuki",
         "schedext",

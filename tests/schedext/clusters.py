@@ -12,6 +12,7 @@ from schedext.pod import Pod
 from schedext.world import NodeFacts, World
 from tasuki.kube.cache_node import BucketResidency, CacheNodeStatus
 from tasuki.kube.collection import Applied, Deleted, ObjectName, Replaced
+from tasuki.routing.maglev import Maglev
 from tests.schedext.pods import GPU, Json, pod_json
 
 GI = 2**30
@@ -146,3 +147,9 @@ class ACluster:
             observed_time="2026-01-01T00:00:00Z",
         )  # fmt: skip
         self.world.take_caches(Applied(ObjectName("", node), status))
+
+    def make_table(self, zone: str) -> Maglev:
+        """Of the zone's caches, as the watches do in the background."""
+        table = Maglev(self.world.owners.stale()[zone])
+        self.world.owners.put(zone, table)
+        return table

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from schedext import data_seconds as module
 from schedext.costs import DEFAULT_COSTS, GB, Costs, Way
 from schedext.data_seconds import DataSeconds, data_seconds
+from schedext.owners import Reads
 from tasuki.kube.cache_node import CacheNodeStatus
 from tests.schedext.caches import holds, residency, told
 
@@ -167,6 +168,68 @@ def test_of_too_many_buckets_the_largest_count_node_by_node(monkeypatch: pytest.
     for node, seconds in found.by_node.items():
         assert seconds == pytest.approx(large.by_node[node] + small.by_zone["a"])
     assert found.at("other", "a") == exact.by_zone["a"]
+
+
+def test_of_named_objects_each_is_read_from_its_owners_disk() -> None:
+    held = residency(n1=holds("a", objects=50, imagenet=100 * 10**9), n2=holds("a", objects=50, imagenet=100 * 10**9))
+    reads = {"imagenet": Reads(10, {"a": {"n1": 9, "n2": 1}})}
+
+    found = data_seconds(("imagenet",), held, COSTS, reads)
+
+    # Ten of a hundred objects are 20 GB, which take 2 s from the own disk and 4 s from the zone.
+    assert found.at("n1", "a") == pytest.approx(0.9 * 2 + 0.1 * 4)
+    assert found.at("n2", "a") == pytest.approx(0.1 * 2 + 0.9 * 4)
+    assert found.at("n3", "a") == pytest.approx(4)
+    assert found.at("n4", "b") == pytest.approx(8)
+
+
+def test_of_named_objects_a_zone_has_as_large_a_part_as_of_the_bucket() -> None:
+    held = residency(n1=holds("a", objects=100, imagenet=200 * 10**9), n3=holds("b", objects=50, imagenet=100 * 10**9))
+    reads = {"imagenet": Reads(10, {"a": {"n1": 10}, "b": {"n3": 5, "n4": 5}})}
+
+    found = data_seconds(("imagenet",), held, COSTS, reads)
+
+    assert found.at("n3", "b") == found.at("n4", "b") == pytest.approx(0.25 * 2 + 0.25 * 4 + 0.5 * 8)
+
+
+def test_named_objects_whose_owners_are_unknown_lie_as_reported() -> None:
+    held = residency(n1=holds("a", objects=75, imagenet=150 * 10**9), n2=holds("a", objects=25, imagenet=50 * 10**9))
+
+    found = data_seconds(("imagenet",), held, COSTS, {"imagenet": Reads(10)})
+
+    assert found.at("n1", "a") == pytest.approx(0.75 * 2 + 0.25 * 4)
+    assert found.at("n3", "a") == pytest.approx(4)
+
+
+def test_naming_more_objects_than_a_bucket_has_is_reading_all_of_it() -> None:
+    held = residency(n1=holds("a", objects=100, imagenet=100 * 10**9))
+
+    found = data_seconds(("imagenet",), held, COSTS, {"imagenet": Reads(1000, {"a": {"n1": 1000}})})
+
+    assert found.at("n1", "a") == pytest.approx(10)
+
+
+def test_buckets_without_named_objects_are_read_whole() -> None:
+    held = residency(n1=holds("a", objects=100, imagenet=100 * 10**9, coco=100 * 10**9))
+
+    found = data_seconds(("coco", "imagenet"), held, COSTS, {"imagenet": Reads(1, {"a": {"n1": 1}})})
+
+    assert found.at("n1", "a") == pytest.approx(10 + 0.1)
+
+
+@given(reports, st.integers(1, 1000), st.dictionaries(st.sampled_from(["n1", "n2"]), st.integers(0, 1000)))
+def test_owning_objects_never_costs_a_node_more(
+    cluster: Mapping[str, CacheNodeStatus], objects: int, owned: Mapping[str, int]
+) -> None:
+    counts = {node: min(count, objects // 2) for node, count in owned.items()}
+    reads = {"coco": Reads(objects, {"a": counts})}
+
+    found = data_seconds(("coco",), told(cluster), DEFAULT_COSTS, reads)
+
+    assert all(seconds <= found.by_zone[NODES[node]] for node, seconds in found.by_node.items())
+    assert all(seconds >= 0 for seconds in found.by_node.values())
+    if counts.keys() >= {"n1", "n2"} and counts["n1"] > counts["n2"]:
+        assert found.at("n1", "a") <= found.at("n2", "a")
 
 
 def seconds_on_n1(own: int, others: int, far: int) -> float:

@@ -1,12 +1,14 @@
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
 from schedext import judging
-from schedext.costs import DEFAULT_COSTS
+from schedext.costs import DEFAULT_COSTS, Way
 from schedext.deciding import Choice, Decider
 from schedext.placement import Refusal
 from schedext.pod import Pod
@@ -333,6 +335,18 @@ class TestScores:
 
         assert scored(decider, pod, "a", "b", "c") == {"a": 0, "b": 10, "c": 0}
 
+    def test_the_owner_of_named_objects_goes_before_others_that_hold_as_much(self, cluster: ACluster) -> None:
+        slow_network = replace(DEFAULT_COSTS, zone=Way(1e9, 30e-6))
+        decider = Decider(cluster.world, slow_network, lambda: cluster.now)
+        for name in ("n1", "n2", "n3"):
+            cluster.gpu_node(name, "z")
+            cluster.cache(name, "z", imagenet=10_000 * GI)
+        table = cluster.make_table("z")
+        objects = [key for n in range(900) if table.owner(key := f"imagenet/{n}") == "n2"]
+        pod = cluster.pod(a_container(gpus=1), annotations={"tasuki.dev/cache-objects": ",".join(objects)})
+
+        assert scored(decider, pod, "n1", "n2", "n3") == {"n1": 0, "n2": 10, "n3": 0}
+
     def test_a_region_that_holds_the_function_goes_before_one_to_be_programmed(
         self, cluster: ACluster, decider: Decider
     ) -> None:
@@ -466,3 +480,23 @@ def test_explaining_agrees_with_the_scores(cluster: ACluster, decider: Decider) 
 
     assert explained == scored(decider, pod, *(f"n{number}" for number in range(6)))
     assert explained["n1"] == 10
+
+
+def test_explaining_tells_whose_the_named_objects_are(cluster: ACluster, decider: Decider) -> None:
+    for number in range(7):
+        cluster.gpu_node(f"n{number}", "z1" if number else "")
+        cluster.cache(f"n{number}", "z1" if number else "", coco=GI)
+    annotations = {"tasuki.dev/cache-objects": "\n".join(f"coco/{n}" for n in range(100))}
+    pod = cluster.pod(a_container(gpus=1), annotations=annotations)
+
+    before = asyncio.run(decider.explain(pod, no_rest)).notes
+    table = cluster.make_table("z1")
+    cluster.make_table("")
+    after = asyncio.run(decider.explain(pod, no_rest)).notes
+
+    owners = Counter(table.owner(f"coco/{n}") for n in range(100))
+    first, count = min(owners.items(), key=lambda each: (-each[1], each[0]))
+    assert "not made yet: what nodes report counts, not whose the 100 objects are" in before[0]
+    assert after[0] == "of the 100 objects that it names, caches in no zone have: n0 100"
+    assert after[1].startswith(f"of the 100 objects that it names, caches in zone z1 have: {first} {count}, ")
+    assert after[1].endswith(", …")

@@ -10,6 +10,7 @@ from schedext.demand import (
     Demand,
     DemandError,
     Edge,
+    NamedObjects,
     Objective,
     Turn,
     Want,
@@ -121,6 +122,38 @@ def test_annotations_say_the_rest() -> None:
     assert found.plan.slices == {"main": {GPU: {"GPU-1": 1}}}
 
 
+def test_objects_are_hashed_as_envoy_hashes_them() -> None:
+    """XXH64 of `bucket/object` as sent, without the query; the values are of the library's own command."""
+    written = "models/llama.bin\nimagenet/train/000.jpg,\n  imagenet/train/000.jpg?v=2 bk/s3://h/bucket/key"
+
+    found = demand(a_pod(annotations={"tasuki.dev/cache-objects": written}))
+
+    assert found.objects == (
+        NamedObjects("bk", (0x22FC0CDEBDBA6419,)),
+        NamedObjects("imagenet", (0xB36E546689D6BA88, 0xB36E546689D6BA88)),
+        NamedObjects("models", (0xA2DA960BBE8EB0FD,)),
+    )
+
+
+def test_escapes_are_part_of_an_objects_name() -> None:
+    found = demand(a_pod(annotations={"tasuki.dev/cache-objects": "b/x%2Fy b/x/y"}))
+
+    assert len(set(found.objects[0].hashes)) == 2
+
+
+def test_the_buckets_of_named_objects_are_read_beside_others() -> None:
+    annotations = {"tasuki.dev/cache-objects": "imagenet/o", "tasuki.dev/cache-buckets": "coco,imagenet"}
+
+    found = demand(a_pod(annotations=annotations))
+
+    assert found.buckets == ("coco", "imagenet")
+    assert [each.bucket for each in found.objects] == ["imagenet"]
+
+
+def test_objects_named_twice_count_once() -> None:
+    assert len(demand(a_pod(annotations={"tasuki.dev/cache-objects": "b/o, b/o"})).objects[0].hashes) == 1
+
+
 def test_a_chain_without_edges_leaves_them_open() -> None:
     found = demand(a_pod(labels={"tasuki.dev/dataflow": "camera"}))
 
@@ -160,6 +193,16 @@ def test_pods_on_shared_nodes_see_gpus(annotations: dict[str, str], visible: int
         pytest.param(
             {"tasuki.dev/cache-buckets": ",".join(f"b{n}" for n in range(300))}, "300 buckets", id="too many buckets"
         ),
+        pytest.param(
+            {"tasuki.dev/cache-objects": ",".join(f"b{n}/o" for n in range(300))}, "300 buckets", id="objects in many"
+        ),
+        pytest.param(
+            {"tasuki.dev/cache-objects": ",".join(f"b/{n}" for n in range(1001))}, "1001 objects", id="too many objects"
+        ),
+        pytest.param({"tasuki.dev/cache-objects": "o"}, "'o' is no object; write bucket/object", id="no bucket"),
+        pytest.param({"tasuki.dev/cache-objects": "b/"}, "'b/' is no object", id="bucket without object"),
+        pytest.param({"tasuki.dev/cache-objects": "B_x/o"}, "'B_x/o' is no object", id="no bucket's name"),
+        pytest.param({"tasuki.dev/cache-objects": "b/\u00e9"}, "is no object", id="what nobody can send"),
     ],
 )
 def test_what_means_nothing_is_told_with_field_value_and_remedy(annotations: dict[str, str], said: str) -> None:

@@ -12,6 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from schedext.demand import NamedObjects
 from schedext.look import Occupancy
 from schedext.watches import Watches
 from schedext.world import World
@@ -115,6 +116,22 @@ async def test_the_cluster_as_it_is(api: SchedulingApiServer, kube: Kube) -> Non
         ages = watched.watches.age_seconds
         assert set(ages) == set(watched.told)
         assert all(0 <= age < 10 for age in ages.values())
+
+
+async def test_tables_of_owners_follow_the_caches(api: SchedulingApiServer, kube: Kube) -> None:
+    await a_cluster(api)
+    status = {"zone": "z", "serving": True, "capacityBytes": 9, "usedBytes": 7, "observedTime": "", "buckets": []}
+    await api.put(CACHE_NODES, "n", status=status)
+    objects = (NamedObjects("b", tuple(range(100))),)
+    async with watching(kube) as watched:
+        owners = watched.world.owners
+        await watched.until(lambda: dict(owners.reads(objects)["b"].owned) == {"z": {"n": 100}})
+
+        await api.put(CACHE_NODES, "m", status=status)
+        await watched.until(lambda: len(owners.reads(objects)["b"].owned["z"]) == 2)
+
+        await api.put(CACHE_NODES, "n", status=status | {"serving": False})
+        await watched.until(lambda: dict(owners.reads(objects)["b"].owned) == {"z": {"m": 100}})
 
 
 async def test_a_cluster_without_caches(api: SchedulingApiServer, kube: Kube) -> None:

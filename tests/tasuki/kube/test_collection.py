@@ -150,6 +150,19 @@ async def test_a_selector_is_for_the_list_and_the_watch(api: ApiServer, kube: Ku
         assert nodes.seen == [Replaced({node("a"): 1}), Applied(node("a"), 4)]
 
 
+async def test_only_metadata_is_sent_where_nothing_else_is_asked_for(api: ApiServer, kube: Kube) -> None:
+    await put(api, a=3)
+    resource = Resource("", "v1", "nodes", Wire, size, metadata_only=True)
+    collection = Collection(kube, resource, HASTY, random.uniform, lambda _: None)
+    async with aclosing(collection.changes()) as changes:
+        listed = await anext(changes)
+        await put(api, b=4)
+        applied = await asyncio.wait_for(anext(changes), 10)
+
+    assert listed == Replaced({node("a"): 0})
+    assert applied == Applied(node("b"), 0)
+
+
 async def test_a_list_comes_in_pages_and_is_told_once(api: ApiServer, kube: Kube) -> None:
     api.page_limit = 2
     await put(api, a=1, b=2, c=3, d=4, e=5)
