@@ -1,16 +1,30 @@
-"""A cache that runs, for whoever needs one; what it is made of may change, what it answers does not."""
+"""The cache as it is shipped, a process of its own, for whoever needs one."""
 
-import hashlib
-import threading
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Final
 
+from tests.objectcache.recording import recording
+
 TOKEN: Final = "token-of-research"
 BUCKETS: Final = ({"Name": "bk", "Public": False, "BucketQuota": "1Gi", "AllowNamespaces": ["research"]},)
+SECONDS: Final = 30.0
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 @dataclass
@@ -19,14 +33,74 @@ class RunningCache:
 
     Attributes:
         url: Without a slash at its end; objects lie under `{url}/v1/objects/{bucket}/{object}`.
+        port: Of `url`, behind which requests are noted in `log`.
+        direct_port: The cache's own.
         token: Of namespace `research`, which may read and write bucket `bk`.
         log: Method, target and status of each request so far, in the order of their answers.
     """
 
     url: str
     port: int
+    direct_port: int
+    metrics_port: int
+    process: subprocess.Popen[bytes]
+    output: Path
     token: str = TOKEN
     log: list[tuple[str, str, int]] = field(default_factory=list)
+
+    def request(
+        self,
+        method: str,
+        target: str,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        token: str | None = None,
+    ) -> tuple[int, dict[str, str], bytes]:
+        """One request on a connection of its own: status, headers in lower case, body."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.direct_port, timeout=SECONDS)
+        try:
+            known = {"Authorization": f"Bearer {self.token if token is None else token}"}
+            connection.request(method, target, body, {**known, **(headers or {})})
+            answer = connection.getresponse()
+            return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
+        finally:
+            connection.close()
+
+    def page(self, path: str) -> str:
+        """Of the operator's port."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.metrics_port, timeout=SECONDS)
+        try:
+            connection.request("GET", path)
+            return connection.getresponse().read().decode()
+        finally:
+            connection.close()
+
+    def wait_ready(self) -> None:
+        """Until all is ready.
+
+        Raises:
+            AssertionError: With what it logged, if it ended or takes too long.
+        """
+        ends = time.monotonic() + SECONDS
+        while True:
+            assert self.process.poll() is None, self.output.read_text()
+            assert time.monotonic() < ends, self.output.read_text()
+            try:
+                if self.page("/readyz").endswith("\nready\n"):
+                    return
+            except OSError:
+                pass
+            time.sleep(0.02)
+
+    def stop(self) -> int:
+        """As the kubelet does; its exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(SECONDS)
+
+    def kill(self) -> None:
+        """With SIGKILL, the keeper alone: its workers notice."""
+        self.process.kill()
+        self.process.wait(SECONDS)
 
 
 @contextmanager
@@ -36,6 +110,8 @@ def running_cache(
     buckets: Sequence[Mapping[str, Any]] = BUCKETS,
     tokens: Mapping[str, str] | None = None,
     capacity: str = "1Gi",
+    options: Sequence[str] = (),
+    workers: int = 1,
 ) -> Iterator[RunningCache]:
     """Run one.
 
@@ -44,90 +120,37 @@ def running_cache(
         buckets: As the talk spells them.
         tokens: Namespace by token; TOKEN of `research` unless given.
         capacity: Of the disk.
+        options: More of its command line.
+        workers: How many.
     """
+    folder.mkdir(parents=True, exist_ok=True)
+    port, metrics_port = free_port(), free_port()
+    bucket_file, token_file, output = folder / "buckets.json", folder / "tokens.json", folder / "output.log"
+    bucket_file.write_text(json.dumps([*buckets]))
     known = dict(tokens or {TOKEN: "research"})
-    allowed = {each["Name"]: each for each in buckets}
-    kept: dict[str, bytes] = {}
-    cache = RunningCache("", 0)
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def log_message(self, format: str, *args: object) -> None:
-            return
-
-        def answer(self, status: int, body: bytes = b"", headers: Mapping[str, str] | None = None) -> None:
-            cache.log.append((self.command, self.path, status))
-            self.send_response(status)
-            for name, value in (headers or {}).items():
-                self.send_header(name, value)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(body)
-
-        def refused(self) -> bool:
-            namespace = known.get(self.headers.get("Authorization", "").removeprefix("Bearer "))
-            bucket = allowed.get((self.path.split("/", 4) + ["", "", "", ""])[3])
-            if namespace is None:
-                self.answer(401, b"no valid token\n")
-            elif bucket is None or not (bucket["Public"] or namespace in bucket["AllowNamespaces"]):
-                self.answer(403, b"not allowed\n")
-            else:
-                return False
-            self.close_connection = True
-            return True
-
-        def do_GET(self) -> None:
-            if self.refused():
-                return
-            found = kept.get(self.path)
-            if found is None:
-                self.answer(404)
-                return
-            etag = {"ETag": f'"{hashlib.md5(found).hexdigest()}"', "Accept-Ranges": "bytes"}
-            ranged = self.headers.get("Range", "")
-            if ranged.startswith("bytes=") and "," not in ranged:
-                first, _, last = ranged[6:].partition("-")
-                start = int(first) if first else max(0, len(found) - int(last))
-                end = min(int(last) + 1, len(found)) if first and last else len(found)
-                if start >= len(found):
-                    self.answer(416, b"", {"Content-Range": f"bytes */{len(found)}"})
-                    return
-                etag["Content-Range"] = f"bytes {start}-{end - 1}/{len(found)}"
-                self.answer(206, found[start:end], etag)
-                return
-            self.answer(200, found, etag)
-
-        do_HEAD = do_GET
-
-        def do_PUT(self) -> None:
-            if self.refused():
-                return
-            if self.headers.get("Transfer-Encoding") == "chunked":
-                pieces = []
-                while size := int(self.rfile.readline().split(b";")[0], 16):
-                    pieces.append(self.rfile.read(size))
-                    self.rfile.readline()
-                self.rfile.readline()
-                body = b"".join(pieces)
-            else:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-            kept[self.path] = body
-            self.answer(201)
-
-        def do_DELETE(self) -> None:
-            if not self.refused():
-                self.answer(204 if kept.pop(self.path, None) is not None else 404)
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    cache.port = server.server_address[1]
-    cache.url = f"http://127.0.0.1:{cache.port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-    thread.start()
+    token_file.write_text(
+        json.dumps([{"token": token, "namespace": name, "serviceAccount": "default"} for token, name in known.items()])
+    )
+    token_file.chmod(0o600)
+    command = [
+        sys.executable, "-m", "objectcache", "--auth", "static", "--tokens", str(token_file), "--buckets",
+        str(bucket_file), "--data-dir", str(folder / "data"), "--listen", f"127.0.0.1:{port}", "--metrics-address",
+        f"127.0.0.1:{metrics_port}", "--capacity", capacity, "--free-bytes", "1Mi", "--drain-seconds", "0",
+        "--workers", str(workers), *options,
+    ]  # fmt: skip
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("TASUKI_", "KUBE"))}
+    with output.open("ab") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+    cache = RunningCache("", 0, port, metrics_port, process, output)
     try:
-        yield cache
+        cache.wait_ready()
+        with recording(port, cache.log) as noted:
+            cache.port, cache.url = noted, f"http://127.0.0.1:{noted}"
+            yield cache
     finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(SECONDS)
+            except subprocess.TimeoutExpired:
+                cache.kill()

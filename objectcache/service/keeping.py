@@ -1,0 +1,179 @@
+"""The one thread that changes what is kept: what workers ask for is gathered into batches, each one transaction."""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final, TypeVar
+
+from objectcache.link import BucketRules, FromKeeper, Sum, Summed, Writable
+from objectcache.service.worker_link import WorkerLink
+from objectcache.storage.catalogue import CatalogueError
+from objectcache.store import Answer, Asked, Message, Store, View
+
+T = TypeVar("T")
+
+# Between two looks at what nobody waits for.
+_TICK_SECONDS: Final = 0.5
+# One batch; the rest is the next one's.
+_MOST_AT_ONCE: Final = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Outlets:
+    """Who is told what.
+
+    Attributes:
+        hand_over: Gives all workers another index by its descriptor, and returns when they have it.
+        tell: Tells all workers.
+        disk: Told why the disk takes nothing; empty when it does.
+    """
+
+    hand_over: Callable[[int], Coroutine[Any, Any, None]]
+    tell: Callable[[FromKeeper], None]
+    disk: Callable[[str], None]
+
+
+class Keeping:
+    """Runs the store; nothing of it is touched by another thread than its own.
+
+    Attributes:
+        writable: As the workers were last told.
+    """
+
+    def __init__(self, store: Store, outlets: Outlets) -> None:
+        self._store: Final = store
+        self._outlets: Final = outlets
+        self._thread: Final = ThreadPoolExecutor(1, thread_name_prefix="store")
+        self._asked: Final[deque[tuple[WorkerLink, Message]]] = deque()
+        self._ended: Final[list[int]] = []
+        self._rules: tuple[BucketRules, ...] | None = None
+        self._wake: Final = asyncio.Event()
+        self._generation = store.generation
+        self.writable = store.writable
+
+    @property
+    def view(self) -> View:
+        """As of the last tick, or half a second ago."""
+        return self._store.view
+
+    @property
+    def index_fd(self) -> int:
+        """For a new worker."""
+        return self._store.index.fd
+
+    def ask(self, link: WorkerLink, message: Message) -> None:
+        """Have it done with the next batch, and the worker answered."""
+        self._asked.append((link, message))
+        self._wake.set()
+
+    def sum(self, link: WorkerLink, message: Sum) -> None:
+        """Answer at once, from what is known of buckets."""
+        view = self._store.view
+        numbers = {name: number for number, name in view.names.items()}
+        found = []
+        for name in sorted(message.buckets):
+            account = view.accounts.get(numbers.get(name, -1))
+            kept = (account.kept_bytes, account.objects, account.pinned_bytes) if account is not None else (0, 0, 0)
+            found.append((name, *kept))
+        link.send(Summed(message.ticket, tuple(found)))
+
+    def ended(self, link: WorkerLink) -> None:
+        """A worker has ended: what it had reserved is nobody's."""
+        self._ended.append(link.serial)
+        self._wake.set()
+
+    def set_rules(self, rules: tuple[BucketRules, ...]) -> None:
+        self._rules = rules
+        self._wake.set()
+
+    async def number_all(self, names: Sequence[str]) -> dict[str, int]:
+        """The buckets' numbers; of those that the disk does not take anew, none."""
+        return await self._do(partial(self._numbers, names))
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        next_tick = 0.0
+        while True:
+            await self._pause(next_tick - time.monotonic())
+            while self._asked or self._ended or self._rules is not None:
+                await self._batch()
+            if time.monotonic() >= next_tick:
+                more = await self._do(partial(self._store.tick, int(time.time())))
+                await self._hand_over()
+                self._tell_writable()
+                # What is left is gone on with at once, but those who wait go first.
+                next_tick = time.monotonic() + (0 if more else _TICK_SECONDS)
+
+    async def finish(self) -> None:
+        """Do what was asked before the last worker ended, and close; the next start trusts what is there.
+
+        Raises:
+            CatalogueError: It could not be closed cleanly.
+        """
+        while self._asked or self._ended:
+            await self._batch()
+        await self._do(partial(self._store.close, clean=True))
+        self._thread.shutdown()
+
+    async def _pause(self, seconds: float) -> None:
+        if not self._wake.is_set() and seconds > 0:
+            try:
+                async with asyncio.timeout(seconds):
+                    await self._wake.wait()
+            except TimeoutError:
+                return
+        self._wake.clear()
+
+    async def _batch(self) -> None:
+        ended, self._ended[:] = [*self._ended], []
+        rules, self._rules = self._rules, None
+        taken = [self._asked.popleft() for _ in range(min(len(self._asked), _MOST_AT_ONCE))]
+        batch = [Asked(link.serial, message) for link, message in taken]
+        answers = await self._do(partial(self._handle, rules, batch, ended))
+        # An object that only the new index has must not be told of before everybody has that.
+        await self._hand_over()
+        for (link, _), answer in zip(taken, answers, strict=True):
+            if answer is not None:
+                link.send(answer)
+        self._tell_writable()
+
+    def _handle(
+        self, rules: tuple[BucketRules, ...] | None, batch: list[Asked], ended: list[int]
+    ) -> Sequence[Answer | None]:
+        now = int(time.time())
+        if rules is not None:
+            self._store.set_rules(rules, now)
+        answers = self._store.handle(batch, now) if batch else []
+        for serial in ended:
+            self._store.worker_ended(serial)
+        return answers
+
+    def _numbers(self, names: Sequence[str]) -> dict[str, int]:
+        found = {}
+        for name in names:
+            try:
+                found[name] = self._store.number_of(name)
+            except CatalogueError:
+                # The disk takes nothing new; buckets that it knows go on.
+                continue
+        return found
+
+    async def _hand_over(self) -> None:
+        if self._store.generation != self._generation:
+            self._generation = self._store.generation
+            await self._outlets.hand_over(self._store.index.fd)
+            await self._do(self._store.took_index)
+
+    def _tell_writable(self) -> None:
+        found = self._store.writable
+        if found != self.writable:
+            self.writable = found
+            self._outlets.tell(Writable(found.status, found.reason))
+            self._outlets.disk(found.reason)
+
+    async def _do(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)

@@ -1,0 +1,395 @@
+"""One client's connection: cuts what it sends into requests, and sends what they are answered with."""
+
+import os
+import socket
+from enum import Enum, auto
+from select import EPOLLIN, EPOLLOUT
+from time import monotonic
+from typing import Final, Protocol
+
+from objectcache.counters import BROKEN, SENT_BYTES, TIMED_OUT, bucket_at
+from objectcache.link import Identity
+from objectcache.serving.worker import Worker
+from objectcache.wire.head import Head, start_of_head
+
+_RECEIVE_BYTES: Final = 64 * 2**10
+# A bound token has 1 to 2 KiB, Envoy adds fields of its own, and object names have up to 4 KiB.
+MOST_HEAD_BYTES: Final = 32 * 2**10
+_END: Final = b"\r\n\r\n"
+# So long a connection takes its token for what it was; a token that ended, or whose pod did, is found out then.
+_KNOWN_SECONDS: Final = 1.0
+# As much of a refused body is passed over, so that the client sees why it was refused.
+_MOST_LINGER_BYTES: Final = 16 * 2**20
+# A file is sent in pieces of this size at most: so long does one client hold up the others.
+_WINDOW_BYTES: Final = 2 * 2**20
+# Begun after so many seconds without a byte a second of the least rate.
+_PATIENCE_SECONDS: Final = 60.0
+
+
+class State(Enum):
+    """What the connection does."""
+
+    READING = auto()  # waits for a request, or for the rest of its head
+    RECEIVING = auto()  # takes a body
+    BUSY = auto()  # waits for the keeper, a thread, or its turn to send
+    SENDING = auto()  # waits until the client takes more
+    LINGERING = auto()  # has answered for the last time, and passes over what still comes
+    CLOSED = auto()
+
+
+class Upload(Protocol):
+    """Takes a body."""
+
+    def receive(self) -> None:
+        """Something has come."""
+
+    def cancel(self) -> None:
+        """Nothing more will."""
+
+
+class Connection:
+    """Its state says what an event means; everything else is the business of requests.
+
+    Attributes:
+        received: What was received and not used yet.
+        begun: Monotonic, when the head of the request was whole.
+        verb: Index of VERBS.
+        bucket: Number, 0 for none.
+        head: Of the last request, with which the next one is compared.
+        token: Of a request before; whom it names is `identity`, until `known_until` (monotonic).
+        subject: Object id, bucket and name of what is sent, for the case that its file is damaged.
+        upload: Of a PUT that takes its body.
+    """
+
+    __slots__ = (
+        "_file", "_handler", "_keep_alive", "_left", "_lingered", "_offset", "_output", "_sent", "_status", "_warmed",
+        "begun", "bucket", "deadline", "fd", "head", "identity", "interest", "known_until", "received", "sock", "state",
+        "subject", "token", "upload", "verb", "worker",
+    )  # fmt: skip
+
+    def __init__(self, sock: socket.socket, worker: Worker, handler: "Handler") -> None:
+        self.sock: Final = sock
+        self.fd: Final = sock.fileno()
+        self.worker: Final = worker
+        self._handler: Final = handler
+        self.interest = EPOLLIN
+        self.state = State.READING
+        self.deadline = worker.now + worker.times.head_seconds
+        self.received = b""
+        self.begun = 0.0
+        self.verb = 0
+        self.bucket = 0
+        self.head: Head | None = None
+        self.token = b""
+        self.identity: Identity | None = None
+        self.known_until = 0.0
+        self.subject: tuple[int, str, bytes] = (0, "", b"")
+        self.upload: Upload | None = None
+        self._status = 0
+        self._keep_alive = True
+        self._output = b""
+        self._file = -1
+        self._offset = 0
+        self._left = 0
+        self._warmed = 0
+        self._sent = 0
+        self._lingered = 0
+
+    # What the loop tells.
+
+    def readable(self) -> None:
+        """Something has come, or the client has ended."""
+        state = self.state
+        if state is State.READING:
+            try:
+                received = self.sock.recv(_RECEIVE_BYTES)
+            except BlockingIOError:
+                return
+            except OSError:
+                self.break_off()
+                return
+            if not received:
+                self.close()
+                return
+            self._read(self.received + received if self.received else received)
+        elif state is State.RECEIVING and self.upload is not None:
+            self.upload.receive()
+        elif state is State.LINGERING:
+            self._pass_over()
+        else:
+            # It sends the next request already: later.
+            self._watch(0)
+
+    def writable(self) -> None:
+        """The client takes more."""
+        if self.state is State.SENDING:
+            self.state = State.BUSY
+            self.worker.queue.push(self.bucket, self)
+        elif self.state is State.BUSY:
+            self._watch(0)
+
+    def late(self) -> None:
+        """Its deadline is over."""
+        if self.state in (State.SENDING, State.RECEIVING) or (self.state is State.READING and self.received):
+            self.worker.row.at[TIMED_OUT] += 1
+        self.close()
+
+    @property
+    def is_closed(self) -> bool:
+        return self.state is State.CLOSED
+
+    @property
+    def is_receiving(self) -> bool:
+        return self.state is State.RECEIVING
+
+    # What a request tells.
+
+    def remember(self, token: bytes, identity: Identity) -> None:
+        """Whom a token names, so that the next request with the same one need not ask."""
+        self.token, self.identity = token, identity
+        self.known_until = self.worker.now + _KNOWN_SECONDS
+
+    def wait(self) -> None:
+        """Another has to answer first: the keeper, or a thread."""
+        self.state = State.BUSY
+        self.deadline = self.worker.now + self.worker.times.idle_seconds
+
+    def go_on(self) -> None:
+        """Send `100 Continue` or take what was received already: the body may come."""
+        self.state = State.RECEIVING
+        self._watch(EPOLLIN)
+
+    def send(self, status: int, answer: bytes, *, keep_alive: bool) -> None:
+        """Answer with bytes, and take the next request."""
+        self._status = status
+        self._keep_alive = keep_alive and not self.worker.knowledge.draining
+        self._output = answer
+        self._left = 0
+        self._begin_sending()
+
+    def send_file(self, status: int, head: bytes, part: tuple[int, int, int], *, keep_alive: bool) -> None:
+        """Answer with a head and a part of a file: its descriptor, which is closed in the end, offset and size."""
+        self._status = status
+        self._keep_alive = keep_alive and not self.worker.knowledge.draining
+        self._output = head
+        self._file, self._offset, self._left = part
+        self._warmed = self._offset
+        self._begin_sending()
+
+    def interim(self, answer: bytes) -> None:
+        """Send `100 Continue`, which a socket that nothing was sent on lately always takes."""
+        try:
+            self.sock.send(answer)
+        except OSError:
+            self.break_off()
+
+    def break_off(self) -> None:
+        """The client has gone, or must not take what it got for whole."""
+        self.worker.row.at[BROKEN] += 1
+        self.close()
+
+    def close(self) -> None:
+        if self.state is State.CLOSED:
+            return
+        self.state = State.CLOSED
+        if self.upload is not None:
+            self.upload.cancel()
+            self.upload = None
+        self._close_file()
+        self.worker.interest(self, -1)
+        self.sock.close()
+
+    def next(self) -> None:
+        """Read the next request, of which something may be there already."""
+        self.state = State.READING
+        self.deadline = self.worker.now + self.worker.times.idle_seconds
+        self._watch(EPOLLIN)
+        if self.received:
+            self.worker.resumed.append(self)
+
+    def resume(self) -> None:
+        """Go on with what was received behind the last request."""
+        if self.state is State.READING:
+            self._read(self.received)
+
+    # Sending.
+
+    def step(self, most_bytes: int) -> int:
+        """Send some more, as the fair queue asks for; see `FairQueue.round`."""
+        if self.state is not State.BUSY:
+            return 0
+        sent = 0
+        try:
+            if self._output:
+                sent = self.sock.send(self._output, socket.MSG_MORE if self._left else 0)
+                self._output = self._output[sent:] if sent < len(self._output) else b""
+                if self._output:
+                    return self._blocked(sent)
+            if not self._left:
+                self._finish()
+                return sent
+            return self._step_file(sent, most_bytes)
+        except BlockingIOError:
+            return self._blocked(sent)
+        except OSError:
+            self.break_off()
+            return sent
+
+    def _step_file(self, sent: int, most_bytes: int) -> int:
+        window = min(self._left, most_bytes, _WINDOW_BYTES)
+        if self._offset >= self._warmed:
+            end = min(self._offset + _WINDOW_BYTES, self._offset + self._left)
+            if not _is_warm(self._file, self._offset, end):
+                self._warm(end)
+                return sent
+            self._warmed = end
+        window = min(window, self._warmed - self._offset)
+        moved = os.sendfile(self.fd, self._file, self._offset, window)
+        if moved == 0:
+            self.worker.damaged(*self.subject, "its file is shorter than it should be")
+            self.break_off()
+            return sent
+        self._offset += moved
+        self._left -= moved
+        self._sent += moved
+        sent += moved
+        if not self._left:
+            self._finish()
+            return sent
+        if moved < window:
+            return self._blocked(sent)
+        return -1 - sent
+
+    def _warm(self, end: int) -> None:
+        """Have what comes next read from the disk, without holding up the others."""
+        file = self._file
+
+        def warmed(error: OSError | None) -> None:
+            if self.state is not State.BUSY or self._file != file:
+                return
+            if error is not None:
+                self.worker.damaged(*self.subject, f"its file cannot be read: {error.strerror}")
+                self.break_off()
+                return
+            self._warmed = end
+            self.worker.queue.push(self.bucket, self)
+
+        # Its own descriptor: the connection may be closed meanwhile, and the number be another file's.
+        own = os.dup(file)
+
+        def done(error: OSError | None) -> None:
+            os.close(own)
+            warmed(error)
+
+        self.worker.warm(own, self._offset, end - self._offset, done)
+
+    def _blocked(self, sent: int) -> int:
+        self.state = State.SENDING
+        times = self.worker.times
+        self.deadline = self.worker.now + times.progress_seconds
+        slowest = self.begun + _PATIENCE_SECONDS + self._sent / times.least_bytes_per_second
+        self.deadline = min(self.deadline, slowest + times.progress_seconds)
+        self._watch(EPOLLOUT)
+        return sent
+
+    def _begin_sending(self) -> None:
+        self._sent = 0
+        self.state = State.BUSY
+        self.worker.queue.push(self.bucket, self)
+
+    def _finish(self) -> None:
+        self._close_file()
+        row = self.worker.row
+        row.answered(self.verb, self._status, monotonic() - self.begun)
+        if self._sent:
+            row.at[bucket_at(self.bucket) + SENT_BYTES] += self._sent
+        if self._keep_alive:
+            self.state = State.READING
+            self.deadline = self.worker.now + self.worker.times.idle_seconds
+            if self.interest != EPOLLIN:
+                self._watch(EPOLLIN)
+            if self.received:
+                self.worker.resumed.append(self)
+            return
+        self._linger()
+
+    def _close_file(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    # The end.
+
+    def _linger(self) -> None:
+        """Closing now would reset the connection if something still comes, and the answer with it (RFC 9112, 9.6)."""
+        self.state = State.LINGERING
+        self._lingered = 0
+        self.deadline = self.worker.now + self.worker.times.linger_seconds
+        try:
+            self.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            self.close()
+            return
+        self._watch(EPOLLIN)
+
+    def _pass_over(self) -> None:
+        try:
+            received = self.sock.recv_into(self.worker.buffer)
+        except BlockingIOError:
+            return
+        except OSError:
+            self.close()
+            return
+        self._lingered += received
+        if not received or self._lingered > _MOST_LINGER_BYTES:
+            self.close()
+
+    # Reading.
+
+    def _read(self, received: bytes) -> None:
+        if received[:1] == b"\r":
+            received = received[start_of_head(received, 0) :]
+        end = received.find(_END)
+        if end < 0:
+            if not self.received:
+                self.deadline = self.worker.now + self.worker.times.head_seconds
+            self.received = received
+            if len(received) > MOST_HEAD_BYTES:
+                self._handler.too_large(self)
+            return
+        end += len(_END)
+        self.received = received[end:]
+        self.begun = monotonic()
+        self._handler.handle(self, received[:end] if self.received else received)
+
+    def _watch(self, interest: int) -> None:
+        if self.interest != interest:
+            self.interest = interest
+            self.worker.interest(self, interest)
+
+
+class Handler(Protocol):
+    """Answers requests."""
+
+    def handle(self, connection: Connection, head: bytes) -> None:
+        """Answer a request, whose head this is; what of its body has come is in `connection.received`."""
+
+    def too_large(self, connection: Connection) -> None:
+        """Refuse a head that does not end."""
+
+
+def _is_warm(file: int, begin: int, end: int) -> bool:
+    """Whether both ends of a part are in the page cache; where nobody can tell, it counts as such."""
+    for offset in (begin, end - 1):
+        try:
+            os.preadv(file, [_probe], offset, os.RWF_NOWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+        if end - begin <= 4096:
+            break
+    return True
+
+
+_probe: Final = bytearray(1)

@@ -1,0 +1,5 @@
+"""What can be wrong with a cache's folder."""
+
+
+class StorageError(Exception):
+    """The root of this package's errors."""
