@@ -1,15 +1,14 @@
 """The cache against nginx, which serves the same files and knows nobody; `python -m bench.objectcache`.
 
-Both servers and the client, wrk, are processes of their own. nginx sends with sendfile, one worker a core; the cache has
-as many workers, checks a token with each request, and keeps its books. Rounds alternate, so that a noisy moment meets
-both.
+Both servers and the client, wrk, are processes of their own. nginx sends with sendfile, one worker a core; the cache
+has as many workers, checks a token with each request, and keeps its books. Rounds alternate, so that a noisy moment
+meets both.
 """
 
 import argparse
 import contextlib
 import http.client
 import os
-import re
 import shutil
 import statistics
 import subprocess
@@ -18,12 +17,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from bench.measuring import Row, machine, table
 from bench.objectcache_million import million
 from bench.objectcache_routed import routed
+from bench.wrk import Load, wrk
 from tests.objectcache.caches import RunningCache, free_port, running_cache
 
 _KIB: Final = 2**10
@@ -32,20 +33,10 @@ _SIZES: Final = {"4 KiB": 4 * _KIB, "64 KiB": 64 * _KIB, "1 MiB": _MIB, "64 MiB"
 _AIMS: Final = {"4 KiB": 0.0, "64 KiB": 0.7, "1 MiB": 0.9, "64 MiB": 0.9}
 _PUT_AIM: Final = 0.7
 _MANY: Final = 10_000
-_UNITS_MS: Final = {"us": 0.001, "ms": 1.0, "s": 1000.0}
 _BUCKETS: Final = ({"Name": "bk", "BucketQuota": "8Gi", "AllowNamespaces": ["research"]},)
 _SECONDS: Final = 20.0
 # Of the talk that the cache is after: 75.1 GiB/s over 400 nodes (shared facts; Preferred Networks, 2024).
 _TALK_GIB_PER_NODE: Final = 75.1 / 400
-
-
-@dataclass(frozen=True)
-class Load:
-    """What wrk saw in one round."""
-
-    per_second: float
-    p50_ms: float
-    p99_ms: float
 
 
 def nginx_config(folder: Path, port: int) -> str:
@@ -94,37 +85,13 @@ def nginx(folder: Path) -> Iterator[int]:
                 http.client.HTTPConnection("127.0.0.1", port, timeout=1).connect()
                 break
             except OSError:
-                assert process.poll() is None and time.monotonic() < ends, (folder / "nginx.log").read_text()
+                assert process.poll() is None, (folder / "nginx.log").read_text()
+                assert time.monotonic() < ends, (folder / "nginx.log").read_text()
                 time.sleep(0.05)
         yield port
     finally:
         process.terminate()
         process.wait(_SECONDS)
-
-
-def wrk(
-    url: str, seconds: float, connections: int, script: Path | None = None, headers: Sequence[str] = ()
-) -> Load:
-    """One round; every answer must be a good one."""
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:.0f}s", "--latency", "--timeout", "30s"]
-    for header in headers:
-        command += ["-H", header]
-    if script is not None:
-        command += ["-s", str(script)]
-    text = subprocess.run([*command, url], check=True, capture_output=True, text=True).stdout
-    bad = re.search(r"(Non-2xx.*|Socket errors: .*)", text)
-    if bad:
-        raise SystemExit(f"{url}: {bad[1]}")
-    per_second = re.search(r"Requests/sec:\s+([0-9.]+)", text)
-    found = {name: _milliseconds(text, name) for name in ("50%", "99%")}
-    assert per_second is not None
-    return Load(float(per_second[1]), found["50%"], found["99%"])
-
-
-def _milliseconds(text: str, percentile: str) -> float:
-    match = re.search(rf"{percentile}\s+([0-9.]+)(us|ms|s)\b", text)
-    assert match is not None
-    return float(match[1]) * _UNITS_MS[match[2]]
 
 
 def alternating(rounds: int, ours: Callable[[], Load], theirs: Callable[[], Load]) -> tuple[list[Load], list[Load]]:
@@ -135,7 +102,7 @@ def alternating(rounds: int, ours: Callable[[], Load], theirs: Callable[[], Load
 
 
 def median(loads: Sequence[Load], field: str = "per_second") -> float:
-    return statistics.median(getattr(load, field) for load in loads)
+    return float(statistics.median(getattr(load, field) for load in loads))
 
 
 @dataclass(frozen=True)
@@ -176,8 +143,8 @@ def hits(sides: Sides) -> Iterator[Row]:
         sides.fill(path, os.urandom(size))
         ours, theirs = alternating(
             sides.rounds,
-            lambda path=path: wrk(sides.ours(path), sides.seconds, 16, headers=sides.headers),
-            lambda path=path: wrk(sides.theirs(path), sides.seconds, 16),
+            partial(wrk, sides.ours(path), sides.seconds, 16, headers=sides.headers),
+            partial(wrk, sides.theirs(path), sides.seconds, 16),
         )
         yield compared(f"GET {name}, 16 connections", ours, theirs, size, _AIMS[name])
 
@@ -187,10 +154,10 @@ def many(sides: Sides) -> Iterator[Row]:
     content = os.urandom(64 * _KIB)
     for number in range(_MANY):
         sides.fill(f"many{number}", content)
-    text = 'request = function() return wrk.format("GET", "{}many" .. math.random(0, %d)) end' % (_MANY - 1)
+    text = f'request = function() return wrk.format("GET", "PREFIXmany" .. math.random(0, {_MANY - 1})) end'
 
     def load(prefix: str, url: str, headers: Sequence[str] = ()) -> Load:
-        return wrk(url, sides.seconds, 16, sides.script(text.replace("{}", prefix)), headers)
+        return wrk(url, sides.seconds, 16, sides.script(text.replace("PREFIX", prefix)), headers)
 
     ours, theirs = alternating(
         sides.rounds,
@@ -225,17 +192,17 @@ def puts(sides: Sides) -> Iterator[Row]:
         body.write_bytes(os.urandom(size))
         text = (
             f'local file = io.open("{body}", "rb") local body = file:read("*a") local number = 0 '
-            'request = function() number = (number + 1) % 1000 '
-            'return wrk.format("PUT", "{}put" .. number, nil, body) end'
+            "request = function() number = (number + 1) % 1000 "
+            'return wrk.format("PUT", "PREFIXput" .. number, nil, body) end'
         )
 
         def load(prefix: str, url: str, text: str = text, headers: Sequence[str] = ()) -> Load:
-            return wrk(url, sides.seconds, 16, sides.script(text.replace("{}", prefix)), headers)
+            return wrk(url, sides.seconds, 16, sides.script(text.replace("PREFIX", prefix)), headers)
 
         ours, theirs = alternating(
             sides.rounds,
-            lambda load=load: load("/v1/objects/bk/", sides.ours(""), headers=sides.headers),
-            lambda load=load: load("/", sides.theirs("")),
+            partial(load, "/v1/objects/bk/", sides.ours(""), headers=sides.headers),
+            partial(load, "/", sides.theirs("")),
         )
         yield compared(f"PUT {name}, 16 connections", ours, theirs, size, _PUT_AIM)
 
@@ -272,7 +239,8 @@ def per_core(sides: Sides) -> Iterator[Row]:
         gib = load.per_second * sides.seconds * size / 2**30 / spent
         yield Row(
             f"GET {name}: a core of the cache sustains",
-            f"{gib:.1f} GiB/s, {gib / _TALK_GIB_PER_NODE:.0f} times the talk's {_TALK_GIB_PER_NODE * 1024:.0f} MiB/s a node",
+            f"{gib:.1f} GiB/s, {gib / _TALK_GIB_PER_NODE:.0f} times the talk's "
+            f"{_TALK_GIB_PER_NODE * 1024:.0f} MiB/s a node",
             "",
             met=True,
         )
@@ -283,7 +251,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--rounds", type=int, default=5, help="pairs of rounds of each kind (5)")
     parser.add_argument("--seconds", type=float, default=3, help="of a round (3)")
-    parser.add_argument("--only", default="", help="parts with commas between: hits, many, crowd, puts, cores, million, routed")
+    parser.add_argument(
+        "--only", default="", help="parts with commas between: hits, many, crowd, puts, cores, million, routed"
+    )
     given = parser.parse_args()
     parts: dict[str, Callable[[Sides], Iterator[Row]]] = {
         "hits": hits, "many": many, "crowd": crowd, "puts": puts, "cores": per_core,

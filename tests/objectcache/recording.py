@@ -84,6 +84,9 @@ def recording(port: int, log: list[tuple[str, str, int]]) -> Iterator[int]:
     class Handler(socketserver.BaseRequestHandler):
         def handle(self) -> None:
             with suppress(OSError), socket.create_connection(("127.0.0.1", port)) as behind:
+                # A head and its body are two sends; the second would wait for the first to be acknowledged.
+                for each in (self.request, behind):
+                    each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 client, server = Hop(self.request), Hop(behind)
                 while head := client.head():
                     if not self.exchange(head, client, server):

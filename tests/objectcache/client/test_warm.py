@@ -1,0 +1,205 @@
+"""`tasuki cache warm`, over real sockets."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from objectcache.client.errors import RefusedError, UnreachableError
+from objectcache.client.filesystem import CachedFileSystem
+from objectcache.client.warm import main
+from objectcache.client.warming import Shard, Tally, own_files, progress, shard, summary
+from tests.objectcache.caches import TOKEN, RunningCache
+from tests.objectcache.client.odd_server import Said, odd_server
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    found = tmp_path / "data"
+    (found / "below").mkdir(parents=True)
+    for number in range(6):
+        (found / ("below" if number % 2 else ".") / f"{number}.bin").write_bytes(b"%d" % number * 100)
+    (found / "empty").touch()
+    return found
+
+
+@pytest.fixture
+def flags(cache: RunningCache, tmp_path: Path) -> list[str]:
+    token = tmp_path / "token"
+    token.write_text(TOKEN)
+    return ["--cache", cache.url, "--bucket", "bk", "--token-path", str(token)]
+
+
+def puts(cache: RunningCache) -> int:
+    return sum((method, status) == ("PUT", 201) for method, _, status in cache.log)
+
+
+def test_what_was_warmed_is_a_hit(
+    cache: RunningCache, folder: Path, flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    status = main([str(folder), *flags, "--parallel", "3"])
+
+    fs = CachedFileSystem("file", cache_url=cache.url, bucket="bk", token_path=flags[-1], skip_instance_cache=True)
+    assert fs.cat(fs.find(folder)) == {str(path): path.read_bytes() for path in folder.rglob("*.*")} | {
+        f"{folder}/empty": b""
+    }
+    assert (status, fs.counts.misses, fs.counts.hits, puts(cache)) == (0, 0, 7, 7)
+    said = capsys.readouterr().err
+    assert "7 objects of 7 files, 600 B" in said
+    assert "7 objects (600 B) put, 0 (0 B) were there" in said
+    assert TOKEN not in said
+
+
+def test_started_again_it_brings_what_is_missing(cache: RunningCache, folder: Path, flags: list[str]) -> None:
+    main([str(folder), *flags])
+    (folder / "new").write_bytes(b"1")
+    os.utime(folder / "0.bin", ns=(1, 1))
+    before = puts(cache)
+
+    assert main([f"file://{folder}", *flags]) == 0
+
+    assert puts(cache) - before == 2
+
+
+def test_a_dry_run_puts_nothing(
+    cache: RunningCache, folder: Path, flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(folder), *flags, "--dry-run"]) == 0
+
+    assert {method for method, _, _ in cache.log} == {"HEAD"}
+    assert "7 objects (600 B) would be put" in capsys.readouterr().err
+
+
+def test_shards_share_the_work(cache: RunningCache, folder: Path, flags: list[str]) -> None:
+    statuses = [main([str(folder), *flags, "--shard", f"{index}/3"]) for index in range(3)]
+
+    assert statuses == [0, 0, 0]
+    assert puts(cache) == 7
+    assert len({target for method, target, _ in cache.log if method == "PUT"}) == 7
+
+
+def test_large_files_are_brought_in_blocks_or_not_at_all(
+    cache: RunningCache, folder: Path, flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "large").write_bytes(bytes(150_000))
+
+    assert main([str(folder / "large"), *flags, "--max-object", "64Ki", "--block-size", "64Ki"]) == 0
+    assert puts(cache) == 3
+    assert main([str(folder / "large"), *flags, "--max-object", "64Ki", "--version", "none"]) == 0
+    assert "1 files are not kept" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("bucket", "status"), [("other", "403"), ("bk", "401")])
+def test_a_refusal_ends_it_at_once(
+    cache: RunningCache, folder: Path, bucket: str, status: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    token = folder.with_name("token")
+    token.write_text("wrong" if status == "401" else TOKEN)
+
+    found = main([str(folder), "--cache", cache.url, "--bucket", bucket, "--token-path", str(token), "--parallel", "1"])
+
+    said = capsys.readouterr().err
+    assert found == 1
+    assert f"given up: the cache answers {status}" in said
+    assert "not tried" in said
+
+
+def test_a_cache_that_is_down_is_given_up(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(20):
+        (folder / f"more{number}").write_bytes(b"1")
+
+    assert main([str(folder), "--cache", "http://127.0.0.1:1", "--bucket", "bk", "--token-path", ""]) == 1
+
+    assert "10 objects failed in a row" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--shard", "4/4"], "i from 0 to n - 1"),
+        (["--parallel", "0"], "1 to 256"),
+        (["--max-object", "many"], "such as 64Mi"),
+        (["--option", "anon"], "name=value"),
+    ],
+)
+def test_bad_arguments(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["/data", *arguments])
+
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("url", ["nosuch://a/b", "/data"])
+def test_what_cannot_be_begun(url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TASUKI_CACHE_URL", raising=False)
+
+    assert main([url, "--bucket", "bk"]) == 2
+
+    assert "tasuki cache warm: " in capsys.readouterr().err
+
+
+def test_no_file_is_a_mistake(flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path / "nothing"), *flags]) == 1
+
+    assert "is it spelled right?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_lets_what_is_under_way_end(folder: Path, number: signal.Signals) -> None:
+    with odd_server([Said(b"", hangs=True)]) as server:
+        command = [sys.executable, "-m", "objectcache.client.warm", str(folder), "--cache", server.url]
+        options = ["--bucket", "bk", "--parallel", "1"]
+        with subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True) as process:
+            assert process.stderr is not None
+            while not server.requests:
+                assert process.poll() is None
+            process.send_signal(number)
+            said = ""
+            while "stopping" not in said:
+                said += process.stderr.readline()
+            server.released.set()
+            said += process.stderr.read()
+
+    assert process.returncode == 128 + number
+    assert "stopping after what is under way" in said
+    assert "6 not tried" in said
+
+
+@given(st.sets(st.text(min_size=1), max_size=30), st.integers(1, 7))
+def test_every_file_is_exactly_one_shards(names: set[str], count: int) -> None:
+    found = [
+        path for index in range(count) for path in own_files(((each, each) for each in names), Shard(index, count))
+    ]
+
+    assert sorted(found) == sorted(names)
+
+
+@pytest.mark.parametrize("text", ["1/1", "-1/2", "1", "0/0", "0/99999999"])
+def test_what_is_no_shard(text: str) -> None:
+    with pytest.raises(ValueError, match="0/4"):
+        shard(text)
+
+
+def test_progress_says_how_far_how_fast_and_how_long() -> None:
+    tally = Tally(4, 4 * 2**20).after("put", 2**20).after("failed", 2**20, OSError())
+
+    assert progress(tally, 2.0) == "2/4 objects, 2.0 MiB of 4.0 MiB, 1.0 MiB/s, 2 s left, 1 failed"
+    assert progress(Tally(1, 5), 0.0) == "0/1 objects, 0 B of 5 B, 0 B/s, no end in sight yet"
+    assert summary(tally, 8000, is_dry=False).endswith("1 failed, 2 not tried; 2 h 13 min")
+
+
+def test_an_outage_is_told_from_a_hiccup() -> None:
+    tally = Tally(100, 0)
+    for _ in range(9):
+        tally = tally.after("failed", 0, UnreachableError("down"))
+
+    assert tally.hopeless == ""
+    assert tally.after("put", 0).after("failed", 0, UnreachableError("down")).hopeless == ""
+    assert "10 objects failed" in tally.after("failed", 0, UnreachableError("down")).hopeless
+    assert Tally(1, 0).after("failed", 0, RefusedError("no", 403)).hopeless == "no"
