@@ -63,6 +63,14 @@ bench-webhooks: $(READY) ## Measure admission against the same server that answe
 bench-schedext: $(READY) ## Measure the scheduler extender against one that answers with a constant
 	@$(BIN)/python -m bench.schedext $(ARGS)
 
+.PHONY: bench-objectcache
+bench-objectcache: $(READY) ## Measure the object cache against nginx; needs nginx and wrk
+	@$(BIN)/python -m bench.objectcache $(ARGS)
+
+.PHONY: bench-eviction
+bench-eviction: $(READY) ## Compare eviction orders on simulated loads
+	@$(BIN)/python -m bench.eviction $(ARGS)
+
 .PHONY: format
 format: $(READY) ## Format, and fix what can be fixed
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
