@@ -255,6 +255,9 @@ async def test_of_two_that_want_a_free_one_one_gets_it(connection: Connection) -
     names = [f"replica-{number}" for number in range(8)]
     async with replicas(kube, *names) as made:
         reasons = await asyncio.gather(*(each.lease.held() for each in made))
+        while all(reasons):
+            # On a machine that is busy with other things, all may have waited in vain; kube-scheduler asks again.
+            reasons = await asyncio.gather(*(each.lease.held() for each in made))
 
         assert sum(1 for reason in reasons if not reason) == 1
         assert [each.lease.is_ours for each in made].count(True) == 1
