@@ -26,6 +26,7 @@ class Bootstrap:
     """What an Envoy must know before it asks.
 
     Attributes:
+        xds: By default the Service of Envoy's own namespace, whichever that is.
         node: Empty to be given by `--service-node`.
         zone: Empty to let the control plane look the node up.
         admin: Host and port of Envoy's own interface, which can stop it: loopback only.
@@ -35,7 +36,7 @@ class Bootstrap:
         certificate, key: Files that are shown to it; None to show none.
     """
 
-    xds: tuple[str, int] = ("tasuki-xds.tasuki-system.svc", 9447)
+    xds: tuple[str, int] = ("tasuki-xds", 9447)
     node: str = ""
     zone: str = ""
     admin: tuple[str, int] = ("127.0.0.1", 9901)

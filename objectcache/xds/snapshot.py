@@ -59,7 +59,10 @@ _BUFFER_BYTES: Final = 1024 * _KIB
 _MOST_HEADERS_KIB: Final = 64
 # Envoy's own is 1,024, which a training job of one node exceeds; the caches have limits of their own.
 _UNLIMITED: Final = 1_000_000
-_CONNECT_SECONDS: Final = 1.0
+# A node that is gone answers nothing. All attempts together must end before clients give up, pfio after 3 seconds, and
+# read from the origin; a cache that is there answers within a round trip.
+_CONNECT_SECONDS: Final = 0.5
+_RETRIES: Final = 2
 _HEADERS_SECONDS: Final = 10.0
 _CLIENT_IDLE_SECONDS: Final = 900.0
 # Less than caches keep an idle connection, so that no request goes out on one that is just being closed.
@@ -313,7 +316,7 @@ def _routes(options: Options) -> Any:
         # Only what no cache can have seen the beginning of; a PUT is never sent twice.
         retry_policy=route_components_pb2.RetryPolicy(
             retry_on="connect-failure,refused-stream,reset-before-request",
-            num_retries=wrappers_pb2.UInt32Value(value=2),
+            num_retries=wrappers_pb2.UInt32Value(value=_RETRIES),
             retry_back_off=route_components_pb2.RetryPolicy.RetryBackOff(base_interval=_duration(0.025)),
         ),
     )

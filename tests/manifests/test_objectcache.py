@@ -3,6 +3,8 @@
 import functools
 import json
 import os
+import re
+import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +18,7 @@ from cel_expr_python import cel  # type: ignore[import-untyped]  # ships no type
 
 from objectcache.access.buckets import Bucket, read_cache_bucket
 from objectcache.service import settings
+from objectcache.xds import settings as xds_settings
 from tasuki.cli import SERVICES
 from tasuki.kube import names
 from tasuki.kube.quantity import QuantityError, parse
@@ -36,6 +39,16 @@ CLUSTER_SCOPED: Final = {
 NODE: Final = "worker-1"
 CACHE: Final = "system:serviceaccount:tasuki-system:tasuki-cache"
 FOLDER: Final = "/var/lib/tasuki/cache"
+CACHES: Final = "tasuki-cache"
+PROXIES: Final = "tasuki-envoy"
+CONTROL_PLANE: Final = "tasuki-xds"
+# Where users are told which address and audience to give to the webhooks.
+EXAMPLES: Final = (
+    "examples/admission/policy.yaml",
+    "manifests/webhooks/base/policy.yaml",
+    "docs/admission-policy.md",
+    "docs/object-cache.md",
+)
 
 
 @functools.cache
@@ -78,6 +91,8 @@ VARIANTS: Final = (
     ("direct", ()),
     ("direct", ("prefer-same-node",)),
     ("direct", ("prepared-folder", "prefer-same-node")),
+    ("envoy", ()),
+    ("envoy", ("prepared-folder", "prefer-same-node")),
 )
 
 
@@ -91,9 +106,31 @@ def base(composed: Callable[..., Objects]) -> Objects:
     return composed("base")
 
 
+@pytest.fixture
+def proxied(composed: Callable[..., Objects]) -> Objects:
+    return composed("envoy")
+
+
 def the_pod(objects: Objects) -> Object:
-    spec: Object = one(objects, "DaemonSet", "tasuki-cache")["spec"]["template"]["spec"]
+    spec: Object = one(objects, "DaemonSet", CACHES)["spec"]["template"]["spec"]
     return spec
+
+
+def workloads(objects: Objects) -> Objects:
+    return [each for each in objects if each["kind"] in {"DaemonSet", "Deployment"}]
+
+
+def selects(labels: Mapping[str, str], workload: Object) -> bool:
+    """Whether its pods have these labels."""
+    found: Object = workload["spec"]["template"]["metadata"]["labels"]
+    return labels.items() <= found.items()
+
+
+def ports_of(objects: Objects, name: str) -> dict[str, int]:
+    """By name, of the container of a workload."""
+    [found] = [each for each in workloads(objects) if each["metadata"]["name"] == name]
+    [container] = found["spec"]["template"]["spec"]["containers"]
+    return {each["name"]: each["containerPort"] for each in container["ports"]}
 
 
 @pytest.fixture
@@ -173,6 +210,13 @@ class TestObjects:
 
         assert {each["metadata"]["name"] for each in built} >= {"tasuki-cache", "cachebuckets.tasuki.dev"}
 
+    def test_the_list_of_folders_has_each(self, repository: Path, folder: Path) -> None:
+        listed = (repository / "manifests/README.md").read_text()
+        overlays = [f"overlays/{each.name}" for each in (folder / "overlays").iterdir()]
+
+        for name in [*(each.name for each in folder.iterdir() if each.name != "overlays"), *overlays]:
+            assert f"| `objectcache/{name}/` |" in listed
+
     def test_every_overlay_and_component_is_rendered(self, folder: Path) -> None:
         overlays = {each.name for each in (folder / "overlays").iterdir()}
         components = {each.name for each in (folder / "components").iterdir()}
@@ -196,6 +240,17 @@ class TestTheService:
 
         assert documented == [(f"--{each.name}", each.variable) for each in settings._OPTIONS]
 
+    def test_so_are_their_defaults(self, table: Callable[..., list[list[str]]]) -> None:
+        documented = {row[0].removeprefix("--"): row[2] for row in table("Settings", "object-cache.md")}
+        said = {each.name: re.search(r"\(([^()]*)\)$", each.help) for each in settings._OPTIONS}
+        # Those that take a sentence have another one there.
+        words = {name: found[1] for name, found in said.items() if found and " " not in found[1]}
+
+        assert len(words) > 10
+        assert {name: documented[name] for name in words if words[name] != "empty"} == {
+            name: word for name, word in words.items() if word != "empty"
+        }
+
     def test_it_leaves_the_kubelet_as_much_as_it_needs(self, started: settings.Settings) -> None:
         """It evicts pods below 10 % free, and removes images below 15 % (kubelet, evictionHard, imageGC)."""
         assert started.capacity.of(100) <= 80
@@ -217,10 +272,20 @@ class TestTheService:
         assert started.audience == Cache(url="http://cache.example").audience
 
     def test_what_is_drained_has_time_to_end(self, pod: Object, started: settings.Settings) -> None:
-        assert pod["terminationGracePeriodSeconds"] >= started.drain_seconds + 20
+        finishing, hanging, closing = 20, 5, 5
+
+        assert pod["terminationGracePeriodSeconds"] >= started.drain_seconds + finishing + hanging + closing
+
+    def test_a_container_that_stops_leaves_the_tables_while_it_still_answers(
+        self, container: Object, started: settings.Settings
+    ) -> None:
+        probe = container["readinessProbe"]
+        noticed = probe["failureThreshold"] * probe["periodSeconds"]
+
+        assert noticed + probe["timeoutSeconds"] < started.drain_seconds
 
     def test_probes_ask_where_the_service_answers(self, objects: Objects, container: Object) -> None:
-        annotations = one(objects, "DaemonSet")["spec"]["template"]["metadata"]["annotations"]
+        annotations = one(objects, "DaemonSet", CACHES)["spec"]["template"]["metadata"]["annotations"]
         [metrics] = [each["containerPort"] for each in container["ports"] if each["name"] == "metrics"]
 
         assert annotations["prometheus.io/port"] == str(metrics)
@@ -228,7 +293,7 @@ class TestTheService:
             assert container[probe]["httpGet"] == {"path": path, "port": "metrics"}
 
     def test_there_are_never_two_on_a_node(self, objects: Objects) -> None:
-        assert one(objects, "DaemonSet")["spec"]["updateStrategy"]["rollingUpdate"]["maxSurge"] == 0
+        assert one(objects, "DaemonSet", CACHES)["spec"]["updateStrategy"]["rollingUpdate"]["maxSurge"] == 0
 
     def test_its_priority_class_ends_no_pod(self, objects: Objects, pod: Object) -> None:
         found = one(objects, "PriorityClass", pod["priorityClassName"])
@@ -236,24 +301,23 @@ class TestTheService:
         assert found["preemptionPolicy"] == "Never"
         assert 0 < found["value"] < 10**9
 
-    def test_services_lead_to_the_caches(self, objects: Objects, container: Object) -> None:
-        labels = one(objects, "DaemonSet")["spec"]["template"]["metadata"]["labels"]
-        ports = {each["name"] for each in container["ports"]}
-
+    def test_services_lead_to_pods_that_have_the_port(self, objects: Objects) -> None:
         for service in (each for each in objects if each["kind"] == "Service"):
-            assert service["spec"]["selector"].items() <= labels.items()
-            assert {each["targetPort"] for each in service["spec"]["ports"]} <= ports
+            [behind] = [each for each in workloads(objects) if selects(service["spec"]["selector"], each)]
+            [container] = behind["spec"]["template"]["spec"]["containers"]
+
+            assert {each["targetPort"] for each in service["spec"]["ports"]} <= {
+                each["name"] for each in container["ports"]
+            }
 
 
 class TestTheWayToThem:
-    def test_only_proxies_and_the_mirror_reach_the_caches(self, base: Objects) -> None:
+    def test_only_proxies_reach_the_caches(self, base: Objects) -> None:
         spec = one(base, "NetworkPolicy")["spec"]
         [http] = [each for each in spec["ingress"] if each["ports"][0]["port"] == "http"]
-        [peer] = http["from"]
 
         assert spec["podSelector"] == one(base, "DaemonSet")["spec"]["selector"]
-        assert peer["podSelector"]["matchExpressions"][0]["values"] == ["tasuki-envoy", "tasuki-registry"]
-        assert "namespaceSelector" not in peer
+        assert http["from"] == [{"podSelector": {"matchLabels": {"app.kubernetes.io/name": PROXIES}}}]
 
     def test_without_proxies_everybody_does(self, composed: Callable[..., Objects]) -> None:
         [http, metrics] = one(composed("direct"), "NetworkPolicy")["spec"]["ingress"]
@@ -264,20 +328,225 @@ class TestTheWayToThem:
         ]
 
     def test_calls_go_to_ports_of_api_servers_only(self, objects: Objects) -> None:
-        [egress] = one(objects, "NetworkPolicy", "tasuki-cache")["spec"]["egress"]
+        [egress] = one(objects, "NetworkPolicy", CACHES)["spec"]["egress"]
 
         assert [each["port"] for each in egress["ports"]] == [443, 6443, 8443]
 
     def test_directly_the_own_zones_caches_are_preferred(self, composed: Callable[..., Objects]) -> None:
-        spec = one(composed("direct"), "Service", "tasuki-cache")["spec"]
+        spec = one(composed("direct"), "Service", CACHES)["spec"]
 
         assert spec["trafficDistribution"] == "PreferSameZone"
         assert "internalTrafficPolicy" not in spec
+        assert spec["selector"] == {"app.kubernetes.io/name": CACHES}
 
-    def test_the_own_node_may_be_preferred(self, composed: Callable[..., Objects]) -> None:
-        spec = one(composed("direct", ("prefer-same-node",)), "Service", "tasuki-cache")["spec"]
+    def test_with_proxies_it_is_the_own_nodes(self, proxied: Objects) -> None:
+        spec = one(proxied, "Service", CACHES)["spec"]
+
+        assert spec["internalTrafficPolicy"] == "Local"
+        assert "trafficDistribution" not in spec
+        assert spec["selector"] == {"app.kubernetes.io/name": PROXIES}
+
+    @pytest.mark.parametrize("overlay", ["direct", "envoy"])
+    def test_the_own_node_may_be_preferred(self, composed: Callable[..., Objects], overlay: str) -> None:
+        spec = one(composed(overlay, ("prefer-same-node",)), "Service", CACHES)["spec"]
 
         assert (spec["trafficDistribution"], spec["internalTrafficPolicy"]) == ("PreferSameNode", "Cluster")
+
+    def test_there_is_one_way_or_the_other(self, kubectl: Path, folder: Path, tmp_path: Path) -> None:
+        overlays = [os.path.relpath(folder / "overlays" / each, tmp_path) for each in ("envoy", "direct")]
+        (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump({"resources": overlays}))
+
+        done = subprocess.run([kubectl, "kustomize", tmp_path], capture_output=True, text=True, timeout=60, check=False)
+
+        assert done.returncode
+        assert "already registered id" in done.stderr
+
+    @pytest.mark.parametrize("overlay", ["direct", "envoy"])
+    @pytest.mark.parametrize("page", EXAMPLES)
+    def test_examples_of_policies_lead_here(
+        self, composed: Callable[..., Objects], repository: Path, overlay: str, page: str
+    ) -> None:
+        service = one(composed(overlay), "Service", CACHES)
+        [port] = service["spec"]["ports"]
+        lines = [line.lstrip("# ") for line in (repository / page).read_text().splitlines()]
+
+        [url] = [line.split()[1] for line in lines if line.startswith("url: http://tasuki-cache.")]
+        audiences = {line.split()[1] for line in lines if line.startswith("audience:")}
+
+        assert url == f"http://{service['metadata']['name']}.{service['metadata']['namespace']}:{port['port']}"
+        assert audiences <= {Cache(url=url).audience}
+
+
+class TestWithProxies:
+    """Caches, proxies and the control plane, each behind its own NetworkPolicy."""
+
+    @pytest.mark.parametrize(
+        ("caller", "called"),
+        [
+            pytest.param(PROXIES, CACHES, id="a proxy asks a cache"),
+            pytest.param(PROXIES, CONTROL_PLANE, id="a proxy asks the control plane"),
+        ],
+    )
+    def test_policies_let_each_reach_what_it_asks(self, proxied: Objects, caller: str, called: str) -> None:
+        numbers = ports_of(proxied, called)
+        [rule] = [
+            each
+            for each in one(proxied, "NetworkPolicy", caller)["spec"]["egress"]
+            if each.get("to") == [{"podSelector": {"matchLabels": {"app.kubernetes.io/name": called}}}]
+        ]
+        [goes_to] = [each["port"] for each in rule["ports"]]
+        admitted = [
+            numbers[port["port"]]
+            for each in one(proxied, "NetworkPolicy", called)["spec"]["ingress"]
+            if each.get("from") == [{"podSelector": {"matchLabels": {"app.kubernetes.io/name": caller}}}]
+            for port in each["ports"]
+        ]
+
+        assert admitted == [goes_to]
+
+    def test_settings_of_the_control_plane_are_those_of_the_documentation(
+        self, table: Callable[..., list[list[str]]]
+    ) -> None:
+        documented = [(row[0], row[1]) for row in table("Running the control plane", "routing.md")]
+
+        assert documented == [(f"--{each.name}", each.variable) for each in xds_settings._OPTIONS]
+
+    def test_rights_of_the_control_plane_are_those_of_the_documentation(
+        self, proxied: Objects, table: Callable[..., list[list[str]]]
+    ) -> None:
+        where = {"ClusterRole": "the cluster", "Role": "the namespace of the caches"}
+        documented = {(row[0], row[1]) for row in table("Rights", "routing.md")}
+
+        found = {
+            (resource, where[each["kind"]])
+            for each in proxied
+            if each["kind"] in where and each["metadata"]["name"] == CONTROL_PLANE
+            for rule in each["rules"]
+            for resource in rule["resources"]
+            if rule["verbs"] == ["list", "watch"]
+        }
+        assert found == documented
+
+    def test_policies_know_their_pods(self, proxied: Objects) -> None:
+        """Of pods in their node's network they know nothing."""
+        for each in workloads(proxied):
+            name = each["metadata"]["name"]
+            policy = one(proxied, "NetworkPolicy", name)["spec"]
+
+            assert selects(policy["podSelector"]["matchLabels"], each)
+            assert not each["spec"]["template"]["spec"].get("hostNetwork")
+
+    def test_everybody_reaches_the_proxies_and_nothing_else(self, proxied: Objects) -> None:
+        open_to_all = {
+            (policy["metadata"]["name"], port["port"])
+            for policy in proxied
+            if policy["kind"] == "NetworkPolicy"
+            for rule in policy["spec"]["ingress"]
+            if "from" not in rule
+            for port in rule["ports"]
+        }
+
+        assert open_to_all == {(PROXIES, "http")}
+
+    def test_monitoring_reaches_the_metrics_of_each(self, proxied: Objects) -> None:
+        for each in workloads(proxied):
+            name = each["metadata"]["name"]
+            annotations = each["spec"]["template"]["metadata"]["annotations"]
+            [metrics] = [
+                rule
+                for rule in one(proxied, "NetworkPolicy", name)["spec"]["ingress"]
+                if rule["ports"][0]["port"] == "metrics"
+            ]
+
+            assert annotations["prometheus.io/port"] == str(ports_of(proxied, name)["metrics"])
+            assert metrics["from"] == [
+                {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+            ]
+
+    def test_proxies_run_wherever_readers_may(self, proxied: Objects) -> None:
+        pod = one(proxied, "DaemonSet", PROXIES)["spec"]["template"]["spec"]
+
+        assert pod["nodeSelector"] == {"kubernetes.io/os": "linux"}
+        assert pod["tolerations"] == [{"operator": "Exists"}]
+
+    def test_a_drain_takes_one_control_plane_at_a_time(self, proxied: Objects) -> None:
+        budget = one(proxied, "PodDisruptionBudget")["spec"]
+        deployment = one(proxied, "Deployment", CONTROL_PLANE)["spec"]
+
+        assert budget["selector"] == deployment["selector"]
+        assert budget["maxUnavailable"] < deployment["replicas"]
+
+    def test_a_proxy_hands_over_before_it_ends(self, proxied: Objects) -> None:
+        daemonset = one(proxied, "DaemonSet", PROXIES)["spec"]
+        pod = daemonset["template"]["spec"]
+        [container] = pod["containers"]
+
+        assert container["lifecycle"]["preStop"]["sleep"]["seconds"] < pod["terminationGracePeriodSeconds"]
+        assert daemonset["updateStrategy"]["rollingUpdate"]["maxUnavailable"] == 0
+
+    def test_in_another_namespace_each_finds_the_other(
+        self, build: Callable[[Path], Objects], folder: Path, tmp_path: Path
+    ) -> None:
+        kustomization = {
+            "namespace": "elsewhere",
+            "resources": [os.path.relpath(folder / "overlays" / "envoy", tmp_path)],
+            "images": [{"name": "envoyproxy/envoy", "newName": "mirror.example/envoy"}],
+        }
+        (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+
+        built = build(tmp_path)
+
+        bootstrap = yaml.safe_load(one(built, "ConfigMap")["data"]["bootstrap.yaml"])
+        known = [each for each in bootstrap["static_resources"]["clusters"] if each["name"] == CONTROL_PLANE]
+        [container] = one(built, "DaemonSet", PROXIES)["spec"]["template"]["spec"]["containers"]
+        assert container["image"].startswith("mirror.example/envoy:")
+        assert "tasuki-system" not in json.dumps(known)
+        assert one(built, "Service", CONTROL_PLANE)["metadata"]["namespace"] == "elsewhere"
+        assert "tasuki-system" not in json.dumps([each for each in built if each["kind"] != "ConfigMap"])
+
+    def test_the_documented_kustomization_brings_the_images_from_where_it_says(
+        self, build: Callable[[Path], Objects], repository: Path, tmp_path: Path
+    ) -> None:
+        page = (repository / "docs/object-cache.md").read_text()
+        [block] = [each for each in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL) if "kind: Kustomization" in each]
+        kustomization = yaml.safe_load(block)
+        kustomization["resources"] = [
+            os.path.relpath(repository / each.removeprefix("tasuki/"), tmp_path) for each in kustomization["resources"]
+        ]
+        (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+
+        built = build(tmp_path)
+
+        images = {
+            container["image"]
+            for each in workloads(built)
+            for container in containers(each["spec"]["template"]["spec"])
+        }
+        assert {each["metadata"]["name"] for each in workloads(built)} == {CACHES, PROXIES, CONTROL_PLANE}
+        assert all(image.startswith("registry.example/") for image in images)
+
+    def test_the_registry_mirror_goes_with_them(
+        self, build: Callable[[Path], Objects], folder: Path, tmp_path: Path
+    ) -> None:
+        sources = ["overlays/envoy", "registry"]
+        kustomization = {"resources": [os.path.relpath(folder / each, tmp_path) for each in sources]}
+        (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+
+        built = build(tmp_path)
+
+        mirror = one(built, "DaemonSet", "tasuki-registry")["spec"]["template"]["spec"]
+        [container] = mirror["containers"]
+        [url] = [each["value"] for each in container["env"] if each["name"] == "TASUKI_CACHE_URL"]
+        [token] = [
+            source["serviceAccountToken"]
+            for volume in mirror["volumes"]
+            for source in volume.get("projected", {}).get("sources", ())
+        ]
+        service = one(built, "Service", CACHES)
+        [port] = service["spec"]["ports"]
+        assert url.split("/")[2].removesuffix(f":{port['port']}").split(".")[:2] == [CACHES, "tasuki-system"]
+        assert url.endswith(f":{port['port']}")
+        assert token["audience"] == Cache(url=url).audience
 
 
 def containers(pod: Object) -> Objects:

@@ -83,7 +83,7 @@ def test_ports_and_names_agree(objects: Objects) -> None:
 
     assert DEFAULT.operator is not None
     assert proxy == {"http": defaults.envoy_listen[1], "metrics": DEFAULT.operator[1]}
-    assert (f"{service['metadata']['name']}.{service['metadata']['namespace']}.svc", defaults.listen[1]) == DEFAULT.xds
+    assert (service["metadata"]["name"], defaults.listen[1]) == DEFAULT.xds
     assert service["spec"]["ports"][0]["port"] == defaults.listen[1]
     assert clients["spec"]["internalTrafficPolicy"] == "Local"
     allowed = {

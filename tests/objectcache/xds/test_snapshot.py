@@ -2,15 +2,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
+from envoy.config.cluster.v3 import cluster_pb2
 from envoy.config.endpoint.v3 import endpoint_pb2
+from envoy.config.route.v3 import route_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
 from objectcache.xds.member import Member
 from objectcache.xds.snapshot import (
     CLUSTER,
+    CLUSTERS,
     ENDPOINTS,
     LISTENERS,
+    ROUTES,
     Catalogue,
     Options,
     endpoints,
@@ -102,6 +106,17 @@ def test_options_change_only_what_they_are_about() -> None:
     other = fixed_resources(Options(access_log="errors", idle_seconds=300.0))
 
     assert {each for each in FIXED if FIXED[each] != other[each]} == {LISTENERS}
+
+
+def test_a_node_that_answers_nothing_is_given_up_before_clients_give_up() -> None:
+    """Of those that we know, pfio waits least: 3 seconds."""
+    [cluster] = [cluster_pb2.Cluster.FromString(each.body) for each in FIXED[CLUSTERS].values()]
+    [routes] = [route_pb2.RouteConfiguration.FromString(each.body) for each in FIXED[ROUTES].values()]
+    [host] = routes.virtual_hosts
+    [route] = host.routes
+    attempts = 1 + route.route.retry_policy.num_retries.value
+
+    assert attempts * cluster.connect_timeout.ToNanoseconds() / 1e9 <= 2.0
 
 
 def test_without_members_there_is_still_an_answer() -> None:
