@@ -2,7 +2,7 @@
 
 Objects are of one size, so parts of the objects are parts of the bytes. What is read follows:
 
-- Zipf with alpha from 0.7 to 1.1. Web proxies were found at 0.67 and 0.97, a corporate one near 1
+- Zipf with alpha from 0.7 to 1.1. Web proxies were found at 0.67 and 0.97, one near 1
   (pages.cs.wisc.edu/~cao/papers/zipf-implication/node2.html); the example of NSDI24-SIEVE's repository has 1.0.
 - Epochs of training: each reads every object once, in an order of its own. No order can hit more than the part that is
   kept, and LRU hits less.
@@ -10,7 +10,8 @@ Objects are of one size, so parts of the objects are parts of the bytes. What is
 - What changes: Zipf whose ranks move bit by bit, and epochs over another dataset every few epochs. An order that clings
   to what it has looks well above and fails here.
 
-`SIEVE, kept` and `LRU, sampled` are what the store runs (objectcache.room.order), with seconds instead of bits.
+`S3-FIFO, kept` is what the store runs, `SIEVE, kept` and `LRU, sampled` what it could run (objectcache.room.order):
+with seconds instead of bits, over one queue.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from typing import Final, Protocol
 import numpy as np
 
 from bench.measuring import machine
-from objectcache.room.order import Batch, Candidate, Order, SampledLru, Sieve
+from objectcache.room.order import Batch, Candidate, Order, S3Fifo, SampledLru, Sieve
 
 SIZES: Final = (0.01, 0.10, 0.30, 0.50)
 SEED: Final = 20261122
@@ -104,7 +105,7 @@ class PlainSieve:
         self._hand = newer
 
 
-class S3Fifo:
+class PlainS3Fifo:
     """A small queue for the new, a main one for what was read there, a ghost of what left the small (SOSP '23)."""
 
     def __init__(self, room: int) -> None:
@@ -186,8 +187,9 @@ class Ordered:
             self._evict(now)
         self._ids[key] = self._next
         self._keys[self._next] = key
-        self._queue.append(Candidate(self._next, 1, now, now))
+        self._queue.append(Candidate(self._next, 1, now, now, key))
         self._accessed[self._next] = now
+        self._order.came(self._next, 1, key)
         self._next += 1
         return False
 
@@ -210,7 +212,7 @@ class Ordered:
             if len(found) == BATCH:
                 ends = False
                 break
-            found.append(Candidate(each.object_id, 1, each.created, self._accessed[each.object_id]))
+            found.append(Candidate(each.object_id, 1, each.created, self._accessed[each.object_id], each.mark))
         return Batch(found, ends, len(self._ids))
 
     def _compact(self) -> None:
@@ -230,7 +232,8 @@ CACHES: Final[dict[str, Callable[[int], Cache]]] = {
     "LRU, sampled": lambda room: Ordered(room, SampledLru()),
     "SIEVE": PlainSieve,
     "SIEVE, kept": lambda room: Ordered(room, Sieve()),
-    "S3-FIFO": S3Fifo,
+    "S3-FIFO": PlainS3Fifo,
+    "S3-FIFO, kept": lambda room: Ordered(room, S3Fifo()),
 }
 
 

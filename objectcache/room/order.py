@@ -1,6 +1,7 @@
 """Which of a bucket's objects go first; read `Order` first."""
 
 from bisect import bisect_left
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -12,6 +13,10 @@ _MOST_PASSES: Final = 512
 _PATIENCE: Final = 4
 # Of a batch, how much the least recently read may be before others are looked at.
 _SAMPLED_PART: Final = 4
+# Of what a bucket holds, how much is on probation, as in the paper.
+_PROBATION_PART: Final = 0.1
+# Remembered of what went, in each bucket: some 15 MB of memory.
+_MOST_GHOSTS: Final = 2**16
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +26,14 @@ class Candidate:
     Attributes:
         created: When it was put, in seconds of any epoch.
         accessed: When it was last read, in seconds of the same epoch; not above `created` if it never was.
+        mark: A number that another object of the same name has too, and hardly one of another name.
     """
 
     object_id: int
     size_bytes: int
     created: int
     accessed: int
+    mark: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +59,15 @@ class Order(Protocol):
     """Walks over one bucket's objects as they were put, a batch at a time, and says which go.
 
     Attributes:
-        after_id: The next batch begins behind this object.
+        after_id: The next batch begins behind this object. Whoever finds only objects there that cannot go may set it
+            to the last of them, or to 0 if nothing lies behind.
     """
 
     after_id: int
+
+    def came(self, object_id: int, size_bytes: int, mark: int) -> None:
+        """An object was put; `mark` as in Candidate."""
+        ...
 
     def choose(self, batch: Batch, need_bytes: int, now: int) -> list[Candidate]:
         """Those of the batch that go, until enough bytes do; `after_id` moves on.
@@ -92,6 +104,9 @@ class Sieve:
         self._passing: list[tuple[int, int]] = []
         self._gone_bytes = 0
 
+    def came(self, object_id: int, size_bytes: int, mark: int) -> None:
+        """Nothing: what it goes by is in the batches."""
+
     def choose(self, batch: Batch, need_bytes: int, now: int) -> list[Candidate]:
         chosen = []
         for candidate in batch.candidates:
@@ -125,6 +140,113 @@ class Sieve:
             self._passing = [(upto, seconds) for (_, seconds), (upto, _) in pairs] + last
 
 
+class S3Fifo:
+    """What is new goes first, unless it was read or had been here before; what stays is ordered by Sieve.
+
+    S3-FIFO (Yang et al., SOSP '23) has a small queue that everything enters, a main one for what was read in the small
+    one, and a ghost: the names of what left the small one unread. What comes back while its ghost is there is spared
+    the small queue. So a scan, or an epoch, passes through a tenth of the bucket and leaves the rest in peace.
+
+    Here both queues are one, the catalogue's: what lies behind the border is on probation, and what the border has
+    passed is not. Of what was read the last time is known, not how often: once is enough. Ghosts and border are lost
+    when the process ends; all that is there then has passed.
+    """
+
+    __slots__ = ("_border", "_ghost_bytes", "_ghosts", "_held_bytes", "_main", "_probation_bytes", "_welcome")
+
+    def __init__(self) -> None:
+        self._main = Sieve()
+        # None before anything was put.
+        self._border: int | None = None
+        # Removed ones count until the border has come to the newest.
+        self._probation_bytes = 0
+        self._held_bytes = 0
+        # Bytes by mark, the oldest first.
+        self._ghosts: OrderedDict[int, int] = OrderedDict()
+        self._ghost_bytes = 0
+        # On probation, but to be spared.
+        self._welcome: dict[int, None] = {}
+
+    @property
+    def after_id(self) -> int:
+        return self._main.after_id if self._border is None or not self._is_probations_turn else self._border
+
+    @after_id.setter
+    def after_id(self, object_id: int) -> None:
+        if self._border is None or not self._is_probations_turn:
+            self._main.after_id = object_id
+        elif object_id:
+            self._border = object_id
+        else:
+            self._end_probation()
+
+    def came(self, object_id: int, size_bytes: int, mark: int) -> None:
+        if self._border is None:
+            self._border = object_id - 1
+        # A slow upload's id may lie before the border.
+        if object_id > self._border:
+            self._probation_bytes += size_bytes
+            ghost_bytes = self._ghosts.pop(mark, None)
+            if ghost_bytes is not None:
+                self._ghost_bytes -= ghost_bytes
+                self._welcome[object_id] = None
+
+    def choose(self, batch: Batch, need_bytes: int, now: int) -> list[Candidate]:
+        was_probations = self._is_probations_turn
+        self._held_bytes = batch.held_bytes
+        if was_probations and self._is_probations_turn:
+            return self._choose_on_probation(batch, need_bytes)
+        # Otherwise the batch is of what is not looked at now: so much more is held than the last time.
+        return [] if was_probations else self._choose_behind(batch, need_bytes, now)
+
+    @property
+    def _is_probations_turn(self) -> bool:
+        return self._border is not None and self._probation_bytes > _PROBATION_PART * self._held_bytes
+
+    def _choose_on_probation(self, batch: Batch, need_bytes: int) -> list[Candidate]:
+        chosen = []
+        border = self._border or 0
+        for candidate in batch.candidates:
+            border = candidate.object_id
+            self._probation_bytes -= candidate.size_bytes
+            if candidate.accessed <= candidate.created and border not in self._welcome:
+                chosen.append(candidate)
+                self._haunt(candidate)
+                need_bytes -= candidate.size_bytes
+            if need_bytes <= 0 or not self._is_probations_turn:
+                break
+        self._border = border
+        while self._welcome and (first := next(iter(self._welcome))) <= border:
+            del self._welcome[first]
+        if batch.is_passed(border):
+            self._end_probation()
+        return chosen
+
+    def _choose_behind(self, batch: Batch, need_bytes: int, now: int) -> list[Candidate]:
+        """Of what has passed."""
+        passed = batch.candidates
+        if self._border is not None:
+            passed = passed[: bisect_left(passed, self._border + 1, key=lambda each: each.object_id)]
+        if not passed and not self._main.after_id:
+            # All are on probation and yet of hardly any bytes, as objects of none are: let them pass.
+            self._border = batch.candidates[-1].object_id if batch.candidates else self._border
+            return []
+        ends = batch.ends or len(passed) < len(batch.candidates)
+        held_bytes = batch.held_bytes - min(self._probation_bytes, batch.held_bytes)
+        return self._main.choose(Batch(passed, ends, held_bytes), need_bytes, now)
+
+    def _haunt(self, gone: Candidate) -> None:
+        self._ghost_bytes += gone.size_bytes - self._ghosts.pop(gone.mark, 0)
+        self._ghosts[gone.mark] = gone.size_bytes
+        while self._ghosts and (self._ghost_bytes > self._held_bytes or len(self._ghosts) > _MOST_GHOSTS):
+            self._ghost_bytes -= self._ghosts.popitem(last=False)[1]
+
+    def _end_probation(self) -> None:
+        """The border is at the newest."""
+        self._probation_bytes = 0
+        self._welcome.clear()
+
+
 class Fifo:
     """What was put first goes first."""
 
@@ -132,6 +254,9 @@ class Fifo:
 
     def __init__(self) -> None:
         self.after_id = 0
+
+    def came(self, object_id: int, size_bytes: int, mark: int) -> None:
+        """Nothing: what it goes by is in the batches."""
 
     def choose(self, batch: Batch, need_bytes: int, now: int) -> list[Candidate]:  # noqa: ARG002 - the protocol's
         chosen = _until(batch.candidates, need_bytes)
@@ -148,6 +273,9 @@ class SampledLru:
 
     def __init__(self) -> None:
         self.after_id = 0
+
+    def came(self, object_id: int, size_bytes: int, mark: int) -> None:
+        """Nothing: what it goes by is in the batches."""
 
     def choose(self, batch: Batch, need_bytes: int, now: int) -> list[Candidate]:  # noqa: ARG002 - the protocol's
         oldest = sorted(batch.candidates, key=lambda each: (max(each.created, each.accessed), each.object_id))

@@ -12,9 +12,6 @@ REASONS: Final[tuple[Reason, ...]] = ("share", "quota", "watermark", "floor", "b
 TOO_LARGE: Final = 413
 NO_ROOM: Final = 507
 
-# How many others a refusal names.
-_NAMED: Final = 3
-
 
 @dataclass(frozen=True, slots=True)
 class Holding:
@@ -122,7 +119,7 @@ def make_room(bucket: int, need_bytes: int, holdings: Mapping[int, Holding], spa
     lacking -= sum(take.size_bytes for take in found)
     from_own = own + sum(take.size_bytes for take in found if take.bucket == bucket)
     if lacking > asking.loose_bytes - from_own:
-        return NoRoom(NO_ROOM, _full(bucket, need_bytes, holdings, space))
+        return NoRoom(NO_ROOM, _full(asking, need_bytes))
     if lacking > 0:
         takes.append(Take(bucket, lacking, "share"))
     return tuple(takes)
@@ -199,22 +196,10 @@ def _stuck(asking: Holding, need_bytes: int) -> str:
     )
 
 
-def _full(bucket: int, need_bytes: int, holdings: Mapping[int, Holding], space: Space) -> str:
-    most = sorted(
-        (number for number in holdings if number != bucket and holdings[number].used_bytes),
-        key=lambda number: (-holdings[number].used_bytes, number),
-    )
-    others = ", ".join(_held(holdings[number]) for number in most[:_NAMED])
-    more = f" and {len(most) - _NAMED} others less" if len(most) > _NAMED else ""
-    used = sum(each.used_bytes for each in holdings.values())
+def _full(asking: Holding, need_bytes: int) -> str:
+    # A client is not to learn which other buckets there are; what they hold is in the metrics, for the operator.
     return (
-        f"no room for {need_bytes} bytes in bucket {holdings[bucket].name!r}: {used} of {space.usable_bytes} "
-        f"usable bytes are in use; {_held(holdings[bucket])}"
-        + (f", {others}{more}" if others else "")
-        + "; none of it can go "
-        "now: it is within its bucket's share, pinned, or being written"
+        f"no room for {need_bytes} bytes in bucket {asking.name!r}: this node's cache is full, and nothing in it may "
+        f"go for them; the bucket itself has {asking.used_bytes} bytes here ({asking.fixed_bytes} pinned, "
+        f"{asking.reserved_bytes} being written): remove some of its objects, or try again later"
     )
-
-
-def _held(each: Holding) -> str:
-    return f"{each.name!r} has {each.used_bytes} ({each.fixed_bytes} pinned, {each.reserved_bytes} being written)"

@@ -255,10 +255,17 @@ class Catalogue:
                 return
             yield batch
 
-    def candidates(self, bucket_number: int, after_id: int, limit: int) -> list[tuple[int, bytes, int, int]]:
-        """Objects of a bucket in the order in which they were put: id, name, size, flags."""
+    def stretch(self, after_id: int, limit: int) -> list[tuple[int, int, bytes, int, bytes, int]]:
+        """Objects in the order in which they were put: id, bucket, name, size, checksum, flags."""
         return self._execute(
-            "SELECT id, name, size, flags FROM objects INDEXED BY by_bucket WHERE bucket = ? AND id > ? "
+            "SELECT id, bucket, name, size, checksum, flags FROM objects WHERE id > ? ORDER BY id LIMIT ?",
+            (after_id, limit),
+        ).fetchall()
+
+    def candidates(self, bucket_number: int, after_id: int, limit: int) -> list[tuple[int, bytes, int, int, int]]:
+        """Objects of a bucket in the order in which they were put: id, name, size, flags, created."""
+        return self._execute(
+            "SELECT id, name, size, flags, created FROM objects INDEXED BY by_bucket WHERE bucket = ? AND id > ? "
             "ORDER BY id LIMIT ?",
             (bucket_number, after_id, limit),
         ).fetchall()
@@ -281,6 +288,15 @@ class Catalogue:
         if found is None:
             found = self._execute("INSERT INTO buckets (name) VALUES (?) RETURNING number", (bucket,)).fetchone()
         return int(found[0])
+
+    def note(self, name: str) -> int:
+        """What `set_note` kept; 0 if it kept nothing."""
+        found = self._execute("SELECT value FROM meta WHERE key = ?", (name,)).fetchone()
+        return found[0] if found is not None and isinstance(found[0], int) else 0
+
+    def set_note(self, name: str, number: int) -> None:
+        """Keep a number under a name that is none of the catalogue's own."""
+        self._set_meta(name, number)
 
     def raise_last_id(self, least: int) -> None:
         """Never hand out an id up to this one."""
@@ -343,8 +359,11 @@ class Catalogue:
 
     def _execute(self, statement: str, values: tuple[Any, ...] = ()) -> sqlite3.Cursor:
         self._check_changing()
-        with _translated(self._path):
+        # Not `_translated`: this is called for each PUT, and that would take as long as SQLite itself.
+        try:
             return self._connection.execute(statement, values)
+        except (sqlite3.Error, UnicodeDecodeError) as error:
+            raise _translation(error, self._path) from error
 
     def _execute_many(self, statement: str, values: Sequence[tuple[int, ...]]) -> None:
         """One transaction, also outside of `changes`."""
@@ -353,8 +372,10 @@ class Catalogue:
                 self._execute_many(statement, values)
             return
         self._check_changing()
-        with _translated(self._path):
+        try:
             self._connection.executemany(statement, values)
+        except (sqlite3.Error, UnicodeDecodeError) as error:
+            raise _translation(error, self._path) from error
 
     def _check_changing(self) -> None:
         """A full disk ends a transaction; what came next would be kept without what came before."""
@@ -372,13 +393,17 @@ class Catalogue:
 def _translated(path: Path) -> Iterator[None]:
     try:
         yield
-    except sqlite3.Error as error:
-        code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
-        kind = _ERRORS.get(code) or _ERRORS.get(code & 0xFF, CatalogueError)
-        name: str = getattr(error, "sqlite_errorname", type(error).__name__)
-        raise kind(f"catalogue {path}: {error} ({name})") from error
-    except UnicodeDecodeError as error:  # Of damaged text, also where SQLite only cites it in an error.
-        raise CatalogueBrokenError(f"catalogue {path} has text that is none: {error}") from error
+    except (sqlite3.Error, UnicodeDecodeError) as error:
+        raise _translation(error, path) from error
+
+
+def _translation(error: sqlite3.Error | UnicodeDecodeError, path: Path) -> CatalogueError:
+    if isinstance(error, UnicodeDecodeError):  # Of damaged text, also where SQLite only cites it in an error.
+        return CatalogueBrokenError(f"catalogue {path} has text that is none: {error}")
+    code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+    kind = _ERRORS.get(code) or _ERRORS.get(code & 0xFF, CatalogueError)
+    name: str = getattr(error, "sqlite_errorname", type(error).__name__)
+    return kind(f"catalogue {path}: {error} ({name})")
 
 
 def _prepare(connection: sqlite3.Connection) -> None:

@@ -130,6 +130,7 @@ class DataFolder:
             _make(path, None)
             descriptors.append(os.open(path, _FOLDER & ~os.O_NOFOLLOW))
             _lock(descriptors[0], path)
+            _refuse_read_only(descriptors[0], path)
             _refuse_foreign(descriptors[0], path)
             for name in (_DATA, _INCOMING):
                 _make(Path(name), descriptors[0])
@@ -242,6 +243,10 @@ class DataFolder:
         found = os.fstatvfs(self._fd)
         return found.f_bavail * found.f_frsize
 
+    def is_read_only(self) -> bool:
+        """Whether the file system takes no changes; some are remounted so after an error."""
+        return _is_read_only(self._fd)
+
     def total_bytes(self) -> int:
         """How large the file system is, less what only root may use."""
         found = os.fstatvfs(self._fd)
@@ -326,6 +331,18 @@ def _lock(fd: int, path: Path) -> None:
         raise FolderTakenError(
             f"folder {path} is used by another cache; stop that one, or give each a folder of its own"
         ) from error
+
+
+def _is_read_only(fd: int) -> bool:
+    return bool(os.fstatvfs(fd).f_flag & os.ST_RDONLY)
+
+
+def _refuse_read_only(fd: int, path: Path) -> None:
+    # SQLite would only say that it cannot open a file.
+    if _is_read_only(fd):
+        raise FolderError(
+            f"folder {path} is on a file system that is mounted read-only; find out why (dmesg), and remount it rw"
+        )
 
 
 def _refuse_foreign(fd: int, path: Path) -> None:

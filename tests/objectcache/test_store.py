@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from objectcache.link import (
     Reserve,
     Sound,
 )
+from objectcache.room.order import Batch, Candidate, Fifo, Order, S3Fifo
 from objectcache.storage.catalogue import Catalogue, CatalogueDiskError, CatalogueFullError
 from objectcache.storage.files import DataFolder, create_incoming, open_object
 from objectcache.storage.index import SUSPECT, IndexReader
@@ -37,20 +38,23 @@ LIMITS = Limits(capacity_bytes=1000)
 class Cache:
     """A store, its folder, and a worker with number 1."""
 
-    def __init__(self, path: Path, limits: Limits = LIMITS, boot: str = "boot") -> None:
+    def __init__(
+        self, path: Path, limits: Limits = LIMITS, boot: str = "boot", order: Callable[[], Order] = S3Fifo
+    ) -> None:
         self.path = path
         self.folder = DataFolder.open(path)
         found = recover(self.folder, boot, NOW, lambda _: None)
         self.catalogue = found.catalogue
         self.report = found.report
-        self.store = Store(Disk(self.folder, found.catalogue, found.index, dict(found.usage)), limits)
+        self.store = Store(Disk(self.folder, found.catalogue, found.index, dict(found.usage)), limits, order)
         self.now = NOW
 
-    def rules(self, **quotas: int) -> None:
-        self.set_rules([BucketRules(n, self.store.number_of(n), q, q // 2, 1.0, None, None) for n, q in quotas.items()])
+    def rules(self, *, complete: bool = True, **quotas: int) -> None:
+        found = [BucketRules(n, self.store.number_of(n), q, q // 2, 1.0, None, None) for n, q in quotas.items()]
+        self.set_rules(found, complete=complete)
 
-    def set_rules(self, rules: Sequence[BucketRules]) -> None:
-        self.store.set_rules(rules, self.now)
+    def set_rules(self, rules: Sequence[BucketRules], *, complete: bool = True) -> None:
+        self.store.set_rules(rules, self.now, complete=complete)
 
     def ask(self, message: Message, worker: int = 1) -> Answer | None:
         return self.store.handle([Asked(worker, message)], self.now)[0]
@@ -90,7 +94,7 @@ class Cache:
 
     def used(self, bucket: str = "bk") -> tuple[int, int]:
         """Bytes and objects."""
-        account = self.store._accounts.of(self.store.number_of(bucket))
+        account = self.store._kept.accounts.of(self.store.number_of(bucket))
         return account.used_bytes, account.objects
 
     def files(self) -> int:
@@ -288,11 +292,11 @@ def test_a_disk_that_fails_is_not_written_to_until_a_probe_succeeds(
 ) -> None:
     cache.put(b"a", b"kept")
 
-    def broken(self: Catalogue, count: int) -> range:
+    def broken(self: Catalogue, *_: object) -> None:
         raise CatalogueDiskError("disk I/O error")
 
     with monkeypatch.context() as patched:
-        patched.setattr(Catalogue, "take_ids", broken)
+        patched.setattr(Catalogue, "changes", broken)
         assert status(cache.ask(Reserve(1, "bk", 1))) == 503
         cache.store.tick(NOW)
         assert cache.store.view.disk == "broken"
@@ -338,7 +342,7 @@ def test_a_damaged_object_goes_unless_another_has_its_name(cache: Cache) -> None
 
     cache.ask(Damaged(first.object_id, "bk", b"a", "short"))
     assert cache.get(b"a") == b"two"
-    second = cache.store._find(cache.store._keys.key("bk", b"a"))
+    second = cache.store._kept.find(cache.store._kept.keys.key("bk", b"a"))
     assert second is not None
     cache.ask(Damaged(second.object_id, "bk", b"a", "short"))
 
@@ -353,18 +357,18 @@ def test_a_suspect_object_that_is_sound_is_trusted_and_keeps_when_it_was_read(tm
     cache.kill()
     cache = Cache(tmp_path / "cache", boot="another")
     cache.rules(bk=600)
-    key = cache.store._keys.key("bk", b"a")
-    found = cache.store._find(key)
+    key = cache.store._kept.keys.key("bk", b"a")
+    found = cache.store._kept.find(key)
     assert found is not None
     assert found.flags & SUSPECT
     cache.get(b"a")
 
     cache.ask(Sound(put.object_id, "bk", b"a"))
 
-    sound = cache.store._find(key)
+    sound = cache.store._kept.find(key)
     assert sound is not None
     assert not sound.flags & SUSPECT
-    assert cache.store._accessed(key) == cache.now
+    assert cache.store._kept.accessed(key) == cache.now
     cache.kill()
 
 
@@ -402,6 +406,28 @@ def test_a_bucket_gone_from_the_rules_is_emptied_after_a_while_with_its_pins(cac
     assert (cache.used(), cache.files()) == ((0, 0), 0)
 
 
+def test_other_rules_that_change_do_not_put_off_the_end_of_one_that_is_gone(cache: Cache) -> None:
+    cache.put(b"a", bytes(100))
+    for other in range(7):
+        cache.rules(other=1000 + other)
+        cache.now += 100
+
+    cache.store.tick(cache.now)
+
+    assert cache.used() == (0, 0)
+
+
+def test_objects_of_no_bytes_go_with_their_bucket(cache: Cache) -> None:
+    for each in range(20):
+        cache.put(b"%d" % each, b"")
+    cache.rules(other=1000)
+
+    while cache.store.tick(cache.now + 600):
+        pass
+
+    assert cache.used() == (0, 0)
+
+
 def test_a_bucket_that_came_back_in_time_keeps_its_objects(cache: Cache) -> None:
     cache.put(b"a", bytes(100))
     cache.rules(other=1000)
@@ -412,6 +438,204 @@ def test_a_bucket_that_came_back_in_time_keeps_its_objects(cache: Cache) -> None
     cache.store.tick(cache.now)
 
     assert cache.get(b"a") == bytes(100)
+
+
+def test_a_bucket_whose_rules_were_not_read_yet_keeps_its_objects_however_long(cache: Cache) -> None:
+    cache.put(b"a", bytes(100), pinned=True)
+    cache.put(b"b", bytes(100))
+    cache.rules(other=1000, complete=False)
+    cache.now += 10_000
+    while cache.store.tick(cache.now):
+        pass
+    assert cache.used() == (200, 2)
+
+    cache.rules(other=1000)
+    cache.store.tick(cache.now + 599)
+    assert cache.used() == (200, 2)
+    while cache.store.tick(cache.now + 600):
+        pass
+    assert cache.used() == (0, 0)
+
+
+def test_a_bucket_whose_rules_were_not_read_yet_gives_up_no_more_than_what_exceeds_its_share(cache: Cache) -> None:
+    for each in range(6):
+        cache.put(b"%d" % each, bytes(100), pinned=each == 0)
+    cache.rules(other=1000, complete=False)
+
+    for each in range(10):
+        cache.put(b"%d" % each, bytes(100), "other")
+
+    assert (cache.used(), cache.used("other")) == ((500, 5), (500, 5))
+    assert cache.get(b"0") == bytes(100)
+
+
+def test_a_smaller_cache_starts_and_shrinks_before_any_rules_are_read(cache: Cache) -> None:
+    for each in range(6):
+        cache.put(b"%d" % each, bytes(100))
+    cache.close()
+
+    small = Cache(cache.path, Limits(400))
+    while small.store.tick(NOW):
+        pass
+
+    assert (small.used()[0] <= 400, small.store.view.names) == (True, {1: "bk"})
+    small.kill()
+
+
+def test_a_look_shows_what_was_just_put_and_the_view_what_the_last_tick_saw(cache: Cache) -> None:
+    cache.put(b"a", b"content")
+
+    assert [each.kept_bytes for each in cache.store.look().accounts.values()] == [7]
+    assert cache.store.view.objects == 0
+    cache.store.tick(NOW)
+    assert cache.store.view == cache.store.look()
+
+
+def test_how_old_evicted_objects_were_is_added_up(cache: Cache) -> None:
+    cache.put(b"a", bytes(600))
+    cache.now += 100
+    cache.get(b"a")
+    cache.now += 50
+
+    cache.put(b"b", bytes(600))
+
+    view = cache.store.look()
+    assert (view.put_seconds, view.read_seconds) == (150, 50)
+    assert (sum(view.put_ages), sum(view.read_ages)) == (1, 1)
+
+
+def test_a_file_system_that_became_read_only_is_noticed_before_bodies_are_sent(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(DataFolder, "is_read_only", lambda self: True)
+        cache.now += 1
+        refused = cache.ask(Reserve(1, "bk", 1))
+    assert (status(refused), cache.store.look().disk) == (503, "read_only")
+
+    cache.store.tick(cache.now + 1)
+
+    assert cache.store.look().disk == "ok"
+
+
+def test_an_id_is_never_handed_out_twice_though_a_transaction_failed(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [cache.reserve(0) for _ in range(10)]
+
+    def full(self: Catalogue, row: object) -> None:
+        raise CatalogueFullError("database or disk is full")
+
+    cache.write(ids[0], b"")
+    with monkeypatch.context() as patched:
+        patched.setattr(Catalogue, "insert", full)
+        assert status(cache.ask(commit(ids[0], b"a", b""))) == 507
+    cache.store.tick(NOW)
+    ids += [cache.reserve(0) for _ in range(100)]
+    cache.kill()
+    cache = Cache(cache.path)
+    cache.rules(bk=600)
+    ids += [cache.reserve(0) for _ in range(10)]
+
+    assert sorted(set(ids)) == ids
+    cache.kill()
+
+
+def test_a_damaged_object_that_the_disk_still_has_is_settled_though_another_took_its_name(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = cache.put(b"a", b"damaged")
+    assert isinstance(put, Done)
+    object_id = cache.reserve(3)
+    cache.write(object_id, b"new")
+    kept = cache.store._kept
+    kept.condition.note(CatalogueDiskError("disk I/O error"))
+    cache.ask(Damaged(put.object_id, "bk", b"a", "short"))
+    assert cache.get(b"a") is None
+    kept.condition.recovered()
+    assert isinstance(cache.ask(commit(object_id, b"a", b"new")), Done)
+
+    cache.store.tick(NOW)
+
+    assert (cache.get(b"a"), cache.used(), cache.files()) == (b"new", (3, 1), 3)
+
+
+def test_many_small_objects_make_way_for_a_large_one(tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "cache", Limits(3000))
+    cache.rules(bk=3000)
+    for each in range(600):
+        cache.put(b"%d" % each, bytes(5))
+        if each % 3:
+            cache.get(b"%d" % each)
+
+    assert isinstance(cache.put(b"large", bytes(2900)), Done)
+    assert cache.used()[0] <= 3000
+    cache.kill()
+
+
+def test_whole_batches_of_pinned_objects_are_passed_over(tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "cache")
+    cache.rules(bk=1000)
+    for each in range(150):
+        cache.put(b"pinned %d" % each, bytes(3), pinned=True)
+    for each in range(5):
+        cache.put(b"%d" % each, bytes(100))
+
+    assert [status(cache.put(b"new %d" % each, bytes(100))) for each in range(20)] == [0] * 20
+    assert cache.used()[1] == 150 + 5
+    cache.kill()
+
+
+class OneAtATime(Fifo):
+    def choose(self, batch: Batch, need_bytes: int, now: int) -> list[Candidate]:
+        return super().choose(batch, 1, now)
+
+
+def test_an_order_that_lets_go_little_at_once_is_asked_until_it_is_enough(tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "cache", Limits(3000), order=OneAtATime)
+    cache.rules(bk=3000)
+    for each in range(300):
+        cache.put(b"%d" % each, bytes(10))
+
+    assert isinstance(cache.put(b"large", bytes(2900)), Done)
+    cache.kill()
+
+
+def test_what_comes_back_soon_after_it_had_to_go_stays_longer(tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "cache")
+    cache.rules(bk=1000)
+    for each in range(11):
+        cache.put(b"%d" % each, bytes(100))
+    assert cache.used() == (1000, 10)
+    cache.put(b"0", bytes(100))
+
+    for each in range(12):
+        cache.put(b"new %d" % each, bytes(100))
+
+    assert cache.get(b"0") == bytes(100)
+    cache.kill()
+
+
+def test_a_stretch_goes_on_behind_the_last_and_says_when_nothing_follows(cache: Cache) -> None:
+    for name in (b"a", b"b", b"c"):
+        cache.put(name, name)
+
+    first = cache.store.stretch(0, 2)
+    second = cache.store.stretch(first.upto_id, 2)
+
+    assert ([each.name for each in first.objects], first.is_last) == ([b"a", b"b"], False)
+    assert ([each.name for each in second.objects], second.is_last) == ([b"c"], True)
+    assert (second.objects[0].bucket, second.objects[0].checksum) == ("bk", xxhash.xxh3_128_digest(b"c"))
+
+
+def test_a_note_outlives_the_process(cache: Cache) -> None:
+    cache.store.note("place", 2**60)
+    cache.kill()
+
+    again = Cache(cache.path)
+
+    assert (again.store.noted("place"), again.store.noted("nothing")) == (2**60, 0)
+    again.kill()
 
 
 def test_when_objects_were_read_outlives_the_process(cache: Cache) -> None:
@@ -435,7 +659,7 @@ def test_an_index_that_fills_up_is_replaced_before_anything_else(tmp_path: Path)
     cache = Cache(tmp_path / "cache", Limits(10**9))
     cache.rules(bk=10**9)
     small = cache.store.index
-    cache.store.index = type(small).create(1024)
+    cache.store._kept.index = type(small).create(1024)
     small.close()
     for each in range(800):
         cache.put(b"%d" % each, b"x")
@@ -465,13 +689,16 @@ def test_a_disk_without_room_gives_files_up_before_rows(cache: Cache, monkeypatc
 
 
 def test_others_on_the_file_system_are_left_their_floor(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
-    cache.store._limits = replace(LIMITS, floor_bytes=1000)
+    cache.kill()
+    cache = Cache(cache.path, replace(LIMITS, floor_bytes=1000))
+    cache.rules(bk=600)
     monkeypatch.setattr(DataFolder, "free_bytes", lambda self: 1000 + 450 - cache.files())
     for each in range(4):
         assert isinstance(cache.put(b"%d" % each, bytes(100)), Done)
 
     assert isinstance(cache.put(b"5", bytes(100)), Done)
     assert cache.files() == 400
+    cache.kill()
 
 
 def test_a_page_goes_on_behind_its_last_name(cache: Cache) -> None:

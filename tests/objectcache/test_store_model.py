@@ -53,7 +53,7 @@ class Model(RuleBasedStateMachine):
     def there(self) -> dict[Name, bytes]:
         found = {}
         for bucket, name in self.kept:
-            entry = self.cache.store._find(self.cache.store._keys.key(bucket, name))
+            entry = self.cache.store._kept.find(self.cache.store._kept.keys.key(bucket, name))
             if entry is not None:
                 place = self.cache.path / "data" / f"{entry.object_id & 0xFFF:03x}" / f"{entry.object_id:016x}"
                 found[bucket, name] = place.read_bytes()
@@ -63,7 +63,7 @@ class Model(RuleBasedStateMachine):
         """What went since `before` evictions were counted: as many as the store says, and none that is pinned."""
         there = self.there()
         gone = self.kept.keys() - there.keys()
-        assert len(gone) == sum(self.cache.store._evicted.values()) - before
+        assert len(gone) == sum(self.cache.store._evicting.evicted.values()) - before
         assert not {each for each in gone & self.pinned if each[0] in self.quotas}
         assert there == {each: content for each, content in self.kept.items() if each not in gone}
         for each in gone:
@@ -74,8 +74,8 @@ class Model(RuleBasedStateMachine):
     @rule(bucket=IN, name=NAMES, size=st.integers(0, 150), pinned=st.booleans(), absent=st.booleans())
     def put(self, bucket: str, name: bytes, size: int, *, pinned: bool, absent: bool) -> None:
         store = self.cache.store
-        evicted = sum(store._evicted.values())
-        holdings = store._holdings()
+        evicted = sum(store._evicting.evicted.values())
+        holdings = store._evicting.holdings()
         reserved = self.cache.ask(Reserve(1, bucket, size, pinned))
         lost = self.vanished(evicted)
         if not isinstance(reserved, Done):
@@ -84,7 +84,7 @@ class Model(RuleBasedStateMachine):
             return
         number = store.number_of(bucket)
         asking = holdings.get(number, Holding(bucket, 0, 0, 0, self.quotas[bucket], 1.0))
-        weight = store._by_number[number].weight
+        weight = store._ruled.holding(number, store._kept.accounts.of(number)).weight
         wanted = {**holdings, number: replace(asking, reserved_bytes=asking.reserved_bytes + size, weight=weight)}
         entitled = shares(wanted, CAPACITY)
         for other in {each for each, _ in lost} - {bucket}:
@@ -105,7 +105,7 @@ class Model(RuleBasedStateMachine):
 
     @rule(bucket=IN, size=st.integers(0, 100))
     def reserve(self, bucket: str, size: int) -> None:
-        evicted = sum(self.cache.store._evicted.values())
+        evicted = sum(self.cache.store._evicting.evicted.values())
         answer = self.cache.ask(Reserve(1, bucket, size))
         self.vanished(evicted)
         if isinstance(answer, Done):
@@ -154,12 +154,12 @@ class Model(RuleBasedStateMachine):
     def time_passes(self, seconds: int) -> None:
         self.now += seconds
         self.cache.now = self.now
-        evicted = sum(self.cache.store._evicted.values())
+        evicted = sum(self.cache.store._evicting.evicted.values())
         while self.cache.store.tick(self.now):
             pass
         self.vanished(evicted)
         for name, quota in self.quotas.items():
-            account = self.cache.store._accounts.of(self.cache.store.number_of(name))
+            account = self.cache.store._kept.accounts.of(self.cache.store.number_of(name))
             stuck = account.pinned_bytes + account.reserved_bytes
             assert account.used_bytes <= max(quota, stuck)
 
@@ -179,14 +179,14 @@ class Model(RuleBasedStateMachine):
     @invariant()
     def accounts_are_what_lies_on_the_disk(self) -> None:
         store = self.cache.store
-        accounts = store._accounts.all()
+        accounts = store._kept.accounts.all()
         sizes = {
             number: sum(len(c) for (b, _), c in self.kept.items() if store.number_of(b) == number)
             for number in accounts
         }
         assert {number: each.kept_bytes for number, each in accounts.items()} == sizes
         assert self.cache.files() == sum(sizes.values())
-        assert store._accounts.used_bytes == sum(each.used_bytes for each in accounts.values()) <= CAPACITY
+        assert store._kept.accounts.used_bytes == sum(each.used_bytes for each in accounts.values()) <= CAPACITY
         assert len(store.index) == len(self.kept)
 
     def teardown(self) -> None:

@@ -66,12 +66,14 @@ def test_who_gives_up_what(held: dict[int, Holding], need: int, expected: tuple[
             {1: holding(0), 2: holding(950, fixed=900, reserved=50)},
             200,
             507,
-            "'bk' has 1000 (900 pinned, 50 being written)",
+            "this node's cache is full",
             id="others pinned nearly all",
         ),
     ],
 )
-def test_a_refusal_says_who_holds_what(held: dict[int, Holding], need: int, status: int, text: str) -> None:
+def test_a_refusal_says_what_is_full_and_what_to_do(
+    held: dict[int, Holding], need: int, status: int, text: str
+) -> None:
     refused = make_room(1, need, held, Space(1000))
 
     assert isinstance(refused, NoRoom)
@@ -127,3 +129,15 @@ def test_what_goes_ahead_of_need(space: Space, expected: tuple[Take, ...]) -> No
 
 def test_a_quota_that_shrank_is_enforced_however_empty_the_disk() -> None:
     assert ahead({1: holding(500, quota=200)}, Space(10_000)) == (Take(1, 300, "quota"),)
+
+
+def test_a_refusal_names_no_other_bucket_and_none_of_its_bytes() -> None:
+    others = {
+        2: Holding("secret-project", 777, 777, 0, 1000, 1.0),
+        3: Holding("another", 0, 0, 188, 1000, 1.0),
+    }
+
+    refused = make_room(1, 100, {1: holding(0), **others}, Space(1000))
+
+    assert isinstance(refused, NoRoom)
+    assert not [text for text in ("secret", "another", "777", "188", "965") if text in refused.reason]

@@ -111,7 +111,8 @@ def test_it_keeps_what_a_dict_would(
     assert kept == rows
     assert single == rows
     assert names(page) == of_one[:limit]
-    assert candidates == [(r.id, r.name, r.size, r.flags) for r in rows if r.bucket == 2 and r.id > 3][:limit]
+    behind = [r for r in rows if r.bucket == 2 and r.id > 3][:limit]
+    assert candidates == [(r.id, r.name, r.size, r.flags, r.created) for r in behind]
 
 
 def test_pages_say_size_checksum_and_when_it_was_put(catalogue: Catalogue) -> None:
