@@ -7,29 +7,15 @@ from collections.abc import Iterator
 from typing import Final
 
 VERBS: Final = ("GET", "HEAD", "PUT", "DELETE", "LIST", "OTHER")
+# 0 stands for any other.
 STATUSES: Final = (
-    200, 201, 204, 206, 304, 400, 401, 403, 404, 405, 408, 412, 413, 416, 417, 431, 500, 501, 503, 505, 507,
+    200, 201, 204, 206, 304, 400, 401, 403, 404, 405, 411, 412, 413, 414, 415, 416, 417, 431, 500, 501, 503, 505, 507,
+    0,
 )  # fmt: skip
 # Of a request, from its head's last byte to the answer's last; the last bucket is everything longer.
 BOUNDS: Final = (
-    0.0001,
-    0.0002,
-    0.0005,
-    0.001,
-    0.002,
-    0.005,
-    0.01,
-    0.02,
-    0.05,
-    0.1,
-    0.2,
-    0.5,
-    1.0,
-    2.0,
-    5.0,
-    10.0,
-    30.0,
-)
+    0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0,
+)  # fmt: skip
 # What is counted of each bucket, in this order.
 HITS, MISSES, SENT_BYTES, PUTS, RECEIVED_BYTES, REMOVALS = range(6)
 BUCKET_FIELDS: Final = ("hits", "misses", "sent_bytes", "puts", "received_bytes", "removals")
@@ -37,16 +23,16 @@ BUCKET_FIELDS: Final = ("hits", "misses", "sent_bytes", "puts", "received_bytes"
 MOST_BUCKETS: Final = 16_384
 
 # What is counted of all together.
-OPEN, ACCEPTED, TURNED_AWAY, BROKEN, TIMED_OUT, COLD_READS, DAMAGED = range(7)
-FIELDS: Final = ("open", "accepted", "turned_away", "broken", "timed_out", "cold_reads", "damaged")
+OPEN, ACCEPTED, TURNED_AWAY, BROKEN, TIMED_OUT, COLD_READS, DAMAGED, DEFECTS = range(8)
 
-_REQUESTS: Final = len(FIELDS)
+_REQUESTS: Final = DEFECTS + 1
 _SECONDS: Final = _REQUESTS + len(VERBS) * len(STATUSES)
 # A histogram a verb: its buckets, then the sum in nanoseconds.
 _HISTOGRAM: Final = len(BOUNDS) + 2
 _BUCKETS: Final = _SECONDS + len(VERBS) * _HISTOGRAM
 _ROW: Final = _BUCKETS + MOST_BUCKETS * len(BUCKET_FIELDS)
 _STATUS_AT: Final = {status: at for at, status in enumerate(STATUSES)}
+_OTHER_STATUS: Final = _STATUS_AT[0]
 
 
 def bucket_at(number: int) -> int:
@@ -58,7 +44,7 @@ class Row:
     """One worker's counts.
 
     Attributes:
-        at: By index: FIELDS first, and what `bucket_at` says.
+        at: By index: OPEN to DEFECTS, and what `bucket_at` says.
     """
 
     def __init__(self, memory: mmap.mmap, worker: int) -> None:
@@ -67,7 +53,7 @@ class Row:
     def answered(self, verb: int, status: int, seconds: float) -> None:
         """Count a request; `verb` is an index of VERBS."""
         at = self.at
-        at[_REQUESTS + verb * len(STATUSES) + _STATUS_AT[status]] += 1
+        at[_REQUESTS + verb * len(STATUSES) + _STATUS_AT.get(status, _OTHER_STATUS)] += 1
         histogram = _SECONDS + verb * _HISTOGRAM
         at[histogram + bisect_left(BOUNDS, seconds)] += 1
         at[histogram + len(BOUNDS) + 1] += int(seconds * 1e9)

@@ -222,13 +222,40 @@ class NewIndex(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class Drain(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """Answer with `Connection: close`, and end once nothing is in flight, at the latest after so long."""
+    """Answer with `Connection: close` from now on, and end.
 
-    seconds: float
+    Attributes:
+        accepting_seconds: New connections are taken for so long.
+        finishing_seconds: After that, requests in flight may take so long.
+    """
+
+    accepting_seconds: float
+    finishing_seconds: float
 
 
 class TookIndex(msgspec.Struct, frozen=True, tag=True, array_like=True):
     ticket: int
+
+
+class Times(msgspec.Struct, frozen=True, array_like=True):
+    """How long a client may take.
+
+    Attributes:
+        head_seconds: From a request's first byte to its head's last, and from a connection's beginning to that.
+        idle_seconds: Between two requests. Longer than Envoy and pfio keep a connection, so that it is never we who
+            close one that they are about to use.
+        progress_seconds: For a body or an answer to move at all.
+        least_bytes_per_second: Of a body or an answer as a whole, while it is the client that is waited for.
+        patience_seconds: Before it is held to that rate.
+        linger_seconds: For a client to notice a refusal before the connection is closed.
+    """
+
+    head_seconds: float = 10.0
+    idle_seconds: float = 3_900.0
+    progress_seconds: float = 30.0
+    least_bytes_per_second: int = 32 * 2**10
+    patience_seconds: float = 60.0
+    linger_seconds: float = 2.0
 
 
 class Setup(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -247,6 +274,7 @@ class Setup(msgspec.Struct, frozen=True, tag=True, array_like=True):
     fsync: str
     most_connections: int
     bytes_per_second: int
+    times: Times = Times()
 
 
 FromWorker = Review | Reserve | Commit | Abandon | Remove | List | Sum | Damaged | Sound | TookIndex
@@ -262,7 +290,9 @@ class Frames:
 
     def __init__(self, kind: object) -> None:
         self._decoder: Final = msgspec.msgpack.Decoder(kind)
-        self._rest = b""
+        self._rest = bytearray()
+        # Of the frame that `_rest` begins with; until so much has come, nothing is looked at again.
+        self._wanted = LENGTH_BYTES
 
     def feed(self, received: bytes) -> "list[FromWorker | FromKeeper]":
         """The messages that are whole now.
@@ -270,7 +300,13 @@ class Frames:
         Raises:
             LinkError: A frame is too large or is no message.
         """
-        buffer = self._rest + received if self._rest else received
+        buffer: bytes | bytearray = received
+        if self._rest:
+            self._rest += received
+            if len(self._rest) < self._wanted:
+                return []
+            buffer, self._rest = self._rest, bytearray()
+        self._wanted = LENGTH_BYTES
         found: list[FromWorker | FromKeeper] = []
         start = 0
         while len(buffer) - start >= LENGTH_BYTES:
@@ -279,13 +315,14 @@ class Frames:
                 raise LinkError(f"a frame of {size} bytes; at most {MOST_FRAME_BYTES} are read")
             end = start + LENGTH_BYTES + size
             if end > len(buffer):
+                self._wanted = LENGTH_BYTES + size
                 break
             try:
                 found.append(self._decoder.decode(memoryview(buffer)[start + LENGTH_BYTES : end]))
             except msgspec.MsgspecError as error:
                 raise LinkError(f"a frame is no message: {error}") from error
             start = end
-        self._rest = buffer[start:]
+        self._rest += memoryview(buffer)[start:]
         return found
 
 

@@ -31,7 +31,6 @@ from objectcache.link import (
     Reviewed,
     Rules,
     Setup,
-    Sum,
     TookIndex,
     Writable,
 )
@@ -76,7 +75,11 @@ class StartError(Exception):
 
 def main(argv: Sequence[str]) -> int:
     """Run until SIGTERM; 2 is bad settings, 1 an error of our own."""
-    settings = read(argv, os.environ)
+    return run(read(argv, os.environ))
+
+
+def run(settings: Settings) -> int:
+    """As `main`, with settings that were read."""
     process_logging.configure(settings.log_level, settings.log_format)
     log.info("starting version=%s workers=%d", __version__, settings.worker_count)
     return exit_status(log, lambda stop: serve(settings, stop), (KubeConfigError, StartError), uvloop.new_event_loop)
@@ -141,21 +144,21 @@ def _start(settings: Settings, began: float) -> tuple[DataFolder, Store, bytes]:
     """
     folder = DataFolder.open(settings.data_dir, settings.fsync)
     try:
-        found: Recovered = recover(folder, boot_id(), int(time.time()), lambda text: log.info("%s", text))
-        report = found.report
-        log.info(
-            "the store is open before=%s objects=%d suspect=%d removed_files=%d removed_rows=%d seconds=%.1f%s",
-            report.before, report.objects, report.suspect, report.removed_files, report.removed_rows,
-            time.monotonic() - began, f" lost={report.lost!r}" if report.lost else "",
-        )  # fmt: skip
         capacity_bytes = settings.capacity.of(folder.total_bytes())
-        limits = Limits(capacity_bytes, floor_bytes=settings.free_bytes)
-        usage = {number: (each.bytes, each.objects, each.pinned_bytes) for number, each in found.usage.items()}
-        store = Store(Disk(folder, found.catalogue, found.index, usage), limits)
-        return folder, store, found.catalogue.header.secret
+        found: Recovered = recover(folder, boot_id(), int(time.time()), lambda text: log.info("%s", text))
     except BaseException:
         folder.close()
         raise
+    report = found.report
+    log.info(
+        "the store is open before=%s objects=%d suspect=%d removed_files=%d removed_rows=%d seconds=%.1f%s",
+        report.before, report.objects, report.suspect, report.removed_files, report.removed_rows,
+        time.monotonic() - began, f" lost={report.lost!r}" if report.lost else "",
+    )  # fmt: skip
+    limits = Limits(capacity_bytes, floor_bytes=settings.free_bytes)
+    usage = {number: (each.bytes, each.objects, each.pinned_bytes) for number, each in found.usage.items()}
+    store = Store(Disk(folder, found.catalogue, found.index, usage), limits)
+    return folder, store, found.catalogue.header.secret
 
 
 class Cache:
@@ -186,33 +189,45 @@ class Cache:
 
     async def run(self, sockets: list[socket.socket], stop: asyncio.Event) -> None:
         """Until `stop`, and then until every request has ended."""
-        settings, readiness = self._settings, self._readiness
+        settings = self._settings
         command = WorkerCommand(self._counters.fd, settings.log_level, settings.log_format)
         workers = self._workers = Workers(
-            sockets, command, self._counters, Hooks(self._greet, self._heard, self._keeping.ended)
+            sockets, command, self._counters, Hooks(self._greet, self._heard, self._worker_ended)
         )
         self._metrics.follow(self._counters, self._state)
         self._metrics.worker_restarts.set_function(lambda: workers.restarts)
-        async with asyncio.TaskGroup() as group:
-            self._reviewing = group
-            background = [group.create_task(loop()) for loop in self._loops()]
-            await self._first_rules(stop)
-            serving = group.create_task(workers.run())
-            readiness.met(WORKERS)
-            readiness.met(SERVING)
-            # What is here now mostly stays.
-            gc.collect()
-            gc.freeze()
-            async with self._published():
-                await stop.wait()
-                readiness.unmet(SERVING, "stopping")
-            await asyncio.sleep(settings.drain_seconds)
-            workers.drain(_FINISH_SECONDS)
-            await serving
-            for task in background:
-                task.cancel()
-            await asyncio.gather(*background, return_exceptions=True)
-            await self._keeping.finish()
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._reviewing = group
+                background = [group.create_task(loop()) for loop in self._loops()]
+                await self._first_rules(stop)
+                if not stop.is_set():
+                    await self._serve(workers, group.create_task(workers.run()), stop)
+                for task in background:
+                    task.cancel()
+                await asyncio.gather(*background, return_exceptions=True)
+                await self._keeping.finish()
+        finally:
+            # Whoever lets go of the folder next must not do so under the store's thread.
+            self._keeping.stop()
+
+    async def _serve(self, workers: Workers, serving: asyncio.Task[None], stop: asyncio.Event) -> None:
+        """Until `stop`, and then until the workers have ended."""
+        self._readiness.met(SERVING)
+        # What is here now mostly stays.
+        gc.collect()
+        gc.freeze()
+        async with self._published():
+            await stop.wait()
+            # Where nobody was sent here, nobody has to learn that it ends.
+            drain_seconds = self._settings.drain_seconds if self._readiness.ready else 0.0
+            self._readiness.unmet(SERVING, "stopping")
+            workers.drain(drain_seconds, _FINISH_SECONDS)
+        try:
+            async with asyncio.timeout(drain_seconds + _FINISH_SECONDS + _LEAVE_SECONDS):
+                await serving
+        except TimeoutError:
+            log.warning("workers that did not end in time are killed")
 
     def _loops(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
         sources = BucketSources(self._settings.buckets, self._kube, self._kube)
@@ -245,9 +260,13 @@ class Cache:
             if defined is None:
                 continue
             numbers = await self._keeping.number_all(sorted(defined.buckets))
+            if len(numbers) < len(defined.buckets):
+                # The disk takes no new ones now.
+                asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._redefined.set)
+            complete = defined.complete and len(numbers) == len(defined.buckets)
             known = {name: bucket for name, bucket in defined.buckets.items() if name in numbers}
             self._rules = rules(known, defined.namespaces, numbers.__getitem__)
-            self._keeping.set_rules(self._rules)
+            self._keeping.set_rules(self._rules, complete=complete)
             self._tell(Rules(self._rules))
             self._in_force.set()
             log.info("buckets are in force buckets=%d", len(self._rules))
@@ -263,7 +282,9 @@ class Cache:
                 self._secret,
                 settings.fsync,
                 settings.most_connections,
-                settings.bandwidth // settings.worker_count,
+                # 0 would stand for no bound.
+                settings.bandwidth and max(1, settings.bandwidth // settings.worker_count),
+                settings.times,
             )
         )
         link.send(Rules(self._rules))
@@ -276,12 +297,23 @@ class Cache:
             case Review():
                 if self._reviewing is not None:
                     self._reviewing.create_task(self._review(link, message))
-            case Sum():
-                self._keeping.sum(link, message)
             case TookIndex():
-                pass
+                self._note_workers()
             case _:
                 self._keeping.ask(link, message)
+
+    def _worker_ended(self, link: WorkerLink) -> None:
+        self._keeping.ended(link)
+        self._note_workers()
+
+    def _note_workers(self) -> None:
+        """Ready as soon as all answer, and no more only when none does."""
+        count = self._settings.worker_count
+        answering = sum(link.answers for link in self._workers.links) if self._workers is not None else 0
+        few = "" if answering == count else f"{answering} of {count} workers answer requests"
+        if answering in (0, count):
+            self._readiness.unmet(WORKERS, few)
+        self._readiness.note("fewer workers", few)
 
     def _tell(self, message: FromKeeper) -> None:
         if self._workers is not None:

@@ -15,6 +15,7 @@ from objectcache.counters import (
     BUCKET_FIELDS,
     COLD_READS,
     DAMAGED,
+    DEFECTS,
     OPEN,
     TIMED_OUT,
     TURNED_AWAY,
@@ -38,7 +39,8 @@ _TOTALS: Final = {
     BROKEN: ("tasuki_cache_connections_broken", "Connections that ended within a request or its answer."),
     TIMED_OUT: ("tasuki_cache_connections_timed_out", "Connections closed since the client was too slow."),
     COLD_READS: ("tasuki_cache_cold_reads", "Pieces of objects that had to be read from the disk."),
-    DAMAGED: ("tasuki_cache_damaged", "Objects that were found damaged when they were read."),
+    DAMAGED: ("tasuki_cache_damaged", "Reads that found their object damaged."),
+    DEFECTS: ("tasuki_cache_defects", "Connections that were ended by a defect of the cache; the log has it."),
 }
 
 
@@ -121,7 +123,7 @@ class _Collector(Collector):
             "tasuki_cache_requests", "Requests by verb and status.", labels=["verb", "status"]
         )
         for verb, status, count in self._counters.requests():
-            requests.add_metric([verb, str(status)], count)
+            requests.add_metric([verb, str(status or "other")], count)
         yield requests
         seconds = HistogramMetricFamily(
             "tasuki_cache_request_seconds",

@@ -9,6 +9,7 @@ from typing import Final, Literal, get_args
 
 import msgspec
 
+from objectcache.link import Times
 from tasuki.kube.quantity import QuantityError, parse
 from tasuki.process.logging import LogFormat
 from tasuki.process.options import (
@@ -60,6 +61,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         workers: Processes that answer.
         bandwidth: Bytes a second that all of them send together at most; 0 for no bound.
         drain_seconds: How long requests are still taken after SIGTERM, until nobody sends any here.
+        times: For clients; no option, as clients that need others would be wrong.
     """
 
     listen: tuple[str, int] = (EVERY_ADDRESS, 8480)
@@ -78,6 +80,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     bandwidth: int = 0
     most_connections: int = 10_000
     drain_seconds: float = 15.0
+    times: Times = Times()
     log_level: str = "info"
     log_format: LogFormat = "text"
 

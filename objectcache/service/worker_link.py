@@ -16,8 +16,10 @@ from tasuki.process.logging import LogFormat
 log: Final = logging.getLogger(__name__)
 
 _RECEIVE_BYTES: Final = 2**20
-# A worker does nothing that takes longer than a few milliseconds; one that is stuck is ended.
+# A worker does nothing that takes longer than a few milliseconds, but it may just be starting.
 _TAKE_SECONDS: Final = 30.0
+# From the end of its link to the end of its process.
+_END_SECONDS: Final = 5.0
 _RETRY_SECONDS: Final = 0.005
 
 
@@ -40,17 +42,35 @@ class WorkerLink:
     Attributes:
         number: Which of the workers, from 0.
         serial: Of the process, never another's later.
+        answers: Whether it has all that it needs to answer requests.
     """
 
-    def __init__(self, number: int, serial: int, heard: Callable[["WorkerLink", FromWorker], None]) -> None:
+    def __init__(
+        self,
+        number: int,
+        serial: int,
+        heard: Callable[["WorkerLink", FromWorker], None],
+        take_seconds: float = _TAKE_SECONDS,
+    ) -> None:
+        """Nothing runs before `run`.
+
+        Args:
+            number: Of the worker.
+            serial: Of the process.
+            heard: Told of each message.
+            take_seconds: A worker that needs longer to take an index is stuck, and ended.
+        """
         self.number: Final = number
         self.serial: Final = serial
+        self.answers = False
         self._heard: Final = heard
+        self._take_seconds: Final = take_seconds
         self._unsent: Final[deque[tuple[bytes, int]]] = deque()
         self._to_send: Final = asyncio.Event()
         self._taken: dict[int, asyncio.Future[None]] = {}
         self._tickets = 0
         self._ended = False
+        self._stuck: Final = asyncio.Event()
 
     def send(self, message: FromKeeper) -> None:
         """Let it be sent, in the order of these calls; lost if the worker ends before."""
@@ -67,19 +87,36 @@ class WorkerLink:
         if self._ended:
             return
         self._tickets += 1
-        taken = self._taken[self._tickets] = asyncio.get_running_loop().create_future()
-        self._unsent.append((frame(NewIndex(self._tickets)), index))
+        ticket = self._tickets
+        taken = self._taken[ticket] = asyncio.get_running_loop().create_future()
+        self._unsent.append((frame(NewIndex(ticket)), index))
         self._to_send.set()
         try:
-            async with asyncio.timeout(_TAKE_SECONDS):
-                await taken
+            async with asyncio.timeout(self._take_seconds):
+                await asyncio.shield(taken)
         except TimeoutError:
-            log.warning("a worker does not take the new index worker=%d", self.number)
+            log.error("a worker is ended, it does not take the new index worker=%d", self.number)  # noqa: TRY400 - no defect
+            self._stuck.set()
+            # Until it has ended, it could answer from the old one.
+            await taken
         finally:
-            self._taken.pop(self._tickets, None)
+            self._taken.pop(ticket, None)
 
     async def run(self, command: WorkerCommand, listener: socket.socket) -> int:
-        """Start the process, and carry messages until it ends; returns its exit status."""
+        """Start the process, and carry messages until it ends; returns its exit status.
+
+        Raises:
+            OSError: It cannot be started.
+        """
+        try:
+            return await self._run(command, listener)
+        finally:
+            self._ended = True
+            for taken in self._taken.values():
+                if not taken.done():
+                    taken.set_result(None)
+
+    async def _run(self, command: WorkerCommand, listener: socket.socket) -> int:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         with ours, theirs:
@@ -89,22 +126,28 @@ class WorkerLink:
                 pass_fds=handed, stdin=asyncio.subprocess.DEVNULL,
             )  # fmt: skip
             theirs.close()
-            sending = asyncio.create_task(self._send_all(ours))
+            carrying = [
+                asyncio.create_task(each)
+                for each in (self._receive_all(ours), self._send_all(ours), self._stuck.wait())
+            ]
             try:
-                await self._receive_all(ours)
-                return await process.wait()
+                # With either direction, the link has ended.
+                await asyncio.wait(carrying, return_when=asyncio.FIRST_COMPLETED)
+                if not self._stuck.is_set():
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(_END_SECONDS):
+                            return await process.wait()
             finally:
-                self._ended = True
-                sending.cancel()
-                with suppress(asyncio.CancelledError, OSError):
-                    await sending
-                for taken in self._taken.values():
-                    if not taken.done():
-                        taken.set_result(None)
+                for each in carrying:
+                    each.cancel()
+                for error in await asyncio.gather(*carrying, return_exceptions=True):
+                    if isinstance(error, Exception):
+                        log.error("the link to a worker is broken worker=%d error=%r", self.number, str(error))
                 if process.returncode is None:
                     with suppress(ProcessLookupError):
                         process.kill()
-                    await process.wait()
+                status = await process.wait()
+        return status
 
     async def _receive_all(self, ours: socket.socket) -> None:
         loop, frames = asyncio.get_running_loop(), Frames(FromWorker)
@@ -118,10 +161,10 @@ class WorkerLink:
             for message in frames.feed(data):
                 found = cast("FromWorker", message)
                 if isinstance(found, TookIndex):
+                    self.answers = True
                     if (taken := self._taken.get(found.ticket)) is not None and not taken.done():
                         taken.set_result(None)
-                else:
-                    self._heard(self, found)
+                self._heard(self, found)
 
     async def _send_all(self, ours: socket.socket) -> None:
         loop = asyncio.get_running_loop()

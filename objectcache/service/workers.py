@@ -19,11 +19,12 @@ log: Final = logging.getLogger(__name__)
 _FIRST_PAUSE_SECONDS: Final = 0.1
 _LONGEST_PAUSE_SECONDS: Final = 10.0
 _HEALTHY_SECONDS: Final = 60.0
-_BACKLOG: Final = 4096
 
 
 def listeners(address: tuple[str, int], count: int) -> list[socket.socket]:
     """Sockets of one address, one for each worker; the system spreads connections over them (SO_REUSEPORT).
+
+    They do not listen: each worker lets its own do so when it can answer.
 
     Raises:
         OSError: Nothing can listen there.
@@ -32,8 +33,8 @@ def listeners(address: tuple[str, int], count: int) -> list[socket.socket]:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     made: list[socket.socket] = []
     try:
-        for _ in range(count):
-            made.append(_listener(family, host, port))
+        for number in range(count):
+            made.append(_listener(family, host, port, is_first=not number))
             port = int(made[0].getsockname()[1])
     except OSError as error:
         for each in made:
@@ -42,18 +43,19 @@ def listeners(address: tuple[str, int], count: int) -> list[socket.socket]:
     return made
 
 
-def _listener(family: socket.AddressFamily, host: str, port: int) -> socket.socket:
+def _listener(family: socket.AddressFamily, host: str, port: int, *, is_first: bool) -> socket.socket:
     made = socket.socket(family, socket.SOCK_STREAM)
     try:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        # The first would otherwise share the port with another cache that serves there.
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(not is_first))
         # Connections inherit these two.
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         if family == socket.AF_INET6:
             made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(host != "::"))
         made.bind((host, port))
-        made.listen(_BACKLOG)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     except BaseException:
         made.close()
         raise
@@ -124,10 +126,10 @@ class Workers:
         """Give all workers another index; returns when they have it."""
         await asyncio.gather(*(link.hand_over(index) for link in self.links))
 
-    def drain(self, seconds: float) -> None:
-        """Let workers end with their last request, after so long at the latest."""
+    def drain(self, accepting_seconds: float, finishing_seconds: float) -> None:
+        """Let workers end; see `Drain`."""
         self._draining.set()
-        self.tell(Drain(seconds))
+        self.tell(Drain(accepting_seconds, finishing_seconds))
 
     async def _keep(self, number: int, listener: socket.socket) -> None:
         pause = _FIRST_PAUSE_SECONDS
@@ -137,7 +139,11 @@ class Workers:
             link = WorkerLink(number, self._serial, self._hooks.heard)
             self._links[number] = link
             self._hooks.greet(link)
-            status = await link.run(self._command, listener)
+            try:
+                status = await link.run(self._command, listener)
+            except OSError as error:
+                log.error("a worker cannot be started worker=%d error=%r", number, str(error))  # noqa: TRY400 - no more to say
+                status = -1
             del self._links[number]
             self._counters.restarted(number)
             self._hooks.ended(link)

@@ -4,19 +4,21 @@ import argparse
 import gc
 import logging
 import mmap
+import os
+import resource
 import select
 import signal
 import socket
 import sys
 from collections.abc import Sequence
-from typing import Final, cast
+from typing import Final
 
 from objectcache.counters import OPEN, Row
-from objectcache.link import Drain, FromKeeper, LinkError, Setup
+from objectcache.link import Drain, FromKeeper, LinkError, NewIndex, Setup
 from objectcache.serving.keeper_link import KeeperGoneError, KeeperLink
 from objectcache.serving.loop import Loop
 from objectcache.serving.requests import Requests
-from objectcache.serving.worker import Times, Worker
+from objectcache.serving.worker import Worker
 from tasuki.process import logging as process_logging
 from tasuki.process.running import raise_open_files
 
@@ -24,7 +26,8 @@ log: Final = logging.getLogger("objectcache.worker")
 
 # The keeper sends the setup at once.
 _SETUP_SECONDS: Final = 30.0
-_SOON_MS: Final = 1_000
+# The process's own, and what threads and uploads need besides.
+_OTHER_DESCRIPTORS: Final = 64
 
 
 def main(argv: Sequence[str]) -> int:
@@ -65,23 +68,23 @@ def _work(listener: socket.socket, link: socket.socket, counters: int) -> None:
         if worker is None or loop is None:
             early.append((message, descriptor))
         elif isinstance(drain := worker.told(message, descriptor), Drain):
-            loop.drain(drain.seconds)
+            loop.drain(drain)
 
     keeper = KeeperLink(link, told)
     waiting = select.poll()
     waiting.register(link, select.POLLIN)
-    for _ in range(int(_SETUP_SECONDS * 1000 / _SOON_MS)):
-        if waiting.poll(_SOON_MS):
-            keeper.receive()
-        if early:
-            break
-    else:
-        raise LinkError("the keeper sends no setup")
-    setup = cast("Setup", early.pop(0)[0])
+    # All that has to be known before anybody is answered, the index last.
+    while not any(isinstance(message, NewIndex) for message, _ in early):
+        if not waiting.poll(_SETUP_SECONDS * 1000):
+            raise LinkError("the keeper sends no setup")
+        keeper.receive()
+    setup, _ = early.pop(0)
+    if not isinstance(setup, Setup):
+        raise LinkError(f"the keeper begins with {type(setup).__name__}")
     row = Row(mmap.mmap(counters, 0), setup.number)
     row.at[OPEN] = 0
-    worker = Worker(setup, keeper, row, Times())
-    loop = Loop(worker, listener, Requests(worker))
+    worker = Worker(setup, keeper, row)
+    loop = Loop(worker, listener, Requests(worker), _most_connections(setup.most_connections))
     for message, descriptor in early:
         told(message, descriptor)
     # What is here now stays; requests leave no cycles behind.
@@ -93,5 +96,19 @@ def _work(listener: socket.socket, link: socket.socket, counters: int) -> None:
         loop.close()
 
 
+def _most_connections(wanted: int) -> int:
+    """As many as the process may have, each with its file."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == resource.RLIM_INFINITY:
+        return wanted
+    most = min(wanted, max(1, (limit - _OTHER_DESCRIPTORS) // 2))
+    if most < wanted:
+        log.warning("fewer connections than wanted, raise the limit of open files wanted=%d most=%d", wanted, most)
+    return most
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    status = main(sys.argv[1:])
+    logging.shutdown()
+    # A thread may still read a file, which nobody needs any more: not waited for.
+    os._exit(status)

@@ -3,13 +3,14 @@
 import os
 import socket
 from enum import Enum, auto
+from functools import partial
 from select import EPOLLIN, EPOLLOUT
 from time import monotonic
 from typing import Final, Protocol
 
 from objectcache.counters import BROKEN, SENT_BYTES, TIMED_OUT, bucket_at
 from objectcache.link import Identity
-from objectcache.serving.worker import Worker
+from objectcache.serving.worker import Worker, is_damage
 from objectcache.wire.head import Head, start_of_head
 
 _RECEIVE_BYTES: Final = 64 * 2**10
@@ -22,14 +23,15 @@ _KNOWN_SECONDS: Final = 1.0
 _MOST_LINGER_BYTES: Final = 16 * 2**20
 # A file is sent in pieces of this size at most: so long does one client hold up the others.
 _WINDOW_BYTES: Final = 2 * 2**20
-# Begun after so many seconds without a byte a second of the least rate.
-_PATIENCE_SECONDS: Final = 60.0
+# Of which one cannot say yet that a head has begun: empty lines before it are passed over.
+_NOTHING: Final = frozenset({b"", b"\r"})
 
 
 class State(Enum):
     """What the connection does."""
 
-    READING = auto()  # waits for a request, or for the rest of its head
+    IDLE = auto()  # waits for a request
+    READING = auto()  # waits for the rest of a request's head
     RECEIVING = auto()  # takes a body
     BUSY = auto()  # waits for the keeper, a thread, or its turn to send
     SENDING = auto()  # waits until the client takes more
@@ -53,6 +55,7 @@ class Connection:
     Attributes:
         received: What was received and not used yet.
         begun: Monotonic, when the head of the request was whole.
+        idle_since: Monotonic, when the last answer, or the connection, was made.
         verb: Index of VERBS.
         bucket: Number, 0 for none.
         head: Of the last request, with which the next one is compared.
@@ -62,9 +65,10 @@ class Connection:
     """
 
     __slots__ = (
-        "_file", "_handler", "_keep_alive", "_left", "_lingered", "_offset", "_output", "_sent", "_status", "_warmed",
-        "begun", "bucket", "deadline", "fd", "head", "identity", "interest", "known_until", "received", "sock", "state",
-        "subject", "token", "upload", "verb", "worker",
+        "_blocked_at", "_blocked_seconds", "_file", "_handler", "_keep_alive", "_left", "_lingered", "_object_bytes",
+        "_offset", "_output", "_sent", "_status", "_warmed", "begun", "bucket", "deadline", "fd", "head", "identity",
+        "idle_since", "interest", "known_until", "received", "sock", "state", "subject", "token", "upload", "verb",
+        "worker",
     )  # fmt: skip
 
     def __init__(self, sock: socket.socket, worker: Worker, handler: "Handler") -> None:
@@ -73,8 +77,9 @@ class Connection:
         self.worker: Final = worker
         self._handler: Final = handler
         self.interest = EPOLLIN
-        self.state = State.READING
+        self.state = State.IDLE
         self.deadline = worker.now + worker.times.head_seconds
+        self.idle_since = worker.now
         self.received = b""
         self.begun = 0.0
         self.verb = 0
@@ -92,7 +97,10 @@ class Connection:
         self._offset = 0
         self._left = 0
         self._warmed = 0
+        self._object_bytes = 0
         self._sent = 0
+        self._blocked_at = 0.0
+        self._blocked_seconds = 0.0
         self._lingered = 0
 
     # What the loop tells.
@@ -100,7 +108,7 @@ class Connection:
     def readable(self) -> None:
         """Something has come, or the client has ended."""
         state = self.state
-        if state is State.READING:
+        if state is State.IDLE or state is State.READING:
             try:
                 received = self.sock.recv(_RECEIVE_BYTES)
             except BlockingIOError:
@@ -109,7 +117,10 @@ class Connection:
                 self.break_off()
                 return
             if not received:
-                self.close()
+                if state is State.READING:
+                    self.break_off()
+                else:
+                    self.close()
                 return
             self._read(self.received + received if self.received else received)
         elif state is State.RECEIVING and self.upload is not None:
@@ -123,14 +134,14 @@ class Connection:
     def writable(self) -> None:
         """The client takes more."""
         if self.state is State.SENDING:
-            self.state = State.BUSY
-            self.worker.queue.push(self.bucket, self)
+            self._blocked_seconds += self.worker.now - self._blocked_at
+            self._wait_for_turn()
         elif self.state is State.BUSY:
             self._watch(0)
 
     def late(self) -> None:
         """Its deadline is over."""
-        if self.state in (State.SENDING, State.RECEIVING) or (self.state is State.READING and self.received):
+        if self.state in (State.READING, State.RECEIVING, State.SENDING):
             self.worker.row.at[TIMED_OUT] += 1
         self.close()
 
@@ -150,12 +161,12 @@ class Connection:
         self.known_until = self.worker.now + _KNOWN_SECONDS
 
     def wait(self) -> None:
-        """Another has to answer first: the keeper, or a thread."""
+        """Another has to answer first, which is not the client's fault: the keeper, a thread, or other clients."""
         self.state = State.BUSY
         self.deadline = self.worker.now + self.worker.times.idle_seconds
 
-    def go_on(self) -> None:
-        """Send `100 Continue` or take what was received already: the body may come."""
+    def take_body(self) -> None:
+        """What comes next is the upload's."""
         self.state = State.RECEIVING
         self._watch(EPOLLIN)
 
@@ -164,7 +175,7 @@ class Connection:
         self._status = status
         self._keep_alive = keep_alive and not self.worker.knowledge.draining
         self._output = answer
-        self._left = 0
+        self._left = self._object_bytes = 0
         self._begin_sending()
 
     def send_file(self, status: int, head: bytes, part: tuple[int, int, int], *, keep_alive: bool) -> None:
@@ -173,14 +184,19 @@ class Connection:
         self._keep_alive = keep_alive and not self.worker.knowledge.draining
         self._output = head
         self._file, self._offset, self._left = part
+        self._object_bytes = self._left
         self._warmed = self._offset
         self._begin_sending()
 
     def interim(self, answer: bytes) -> None:
-        """Send `100 Continue`, which a socket that nothing was sent on lately always takes."""
+        """Send `100 Continue`, unless earlier answers fill the socket: then the client has not waited for it."""
         try:
-            self.sock.send(answer)
+            sent = self.sock.send(answer)
+        except BlockingIOError:
+            return
         except OSError:
+            sent = 0
+        if sent < len(answer):
             self.break_off()
 
     def break_off(self) -> None:
@@ -199,17 +215,9 @@ class Connection:
         self.worker.interest(self, -1)
         self.sock.close()
 
-    def next(self) -> None:
-        """Read the next request, of which something may be there already."""
-        self.state = State.READING
-        self.deadline = self.worker.now + self.worker.times.idle_seconds
-        self._watch(EPOLLIN)
-        if self.received:
-            self.worker.resumed.append(self)
-
     def resume(self) -> None:
         """Go on with what was received behind the last request."""
-        if self.state is State.READING:
+        if self.state is State.IDLE:
             self._read(self.received)
 
     # Sending.
@@ -222,6 +230,7 @@ class Connection:
         try:
             if self._output:
                 sent = self.sock.send(self._output, socket.MSG_MORE if self._left else 0)
+                self._sent += sent
                 self._output = self._output[sent:] if sent < len(self._output) else b""
                 if self._output:
                     return self._blocked(sent)
@@ -231,7 +240,9 @@ class Connection:
             return self._step_file(sent, most_bytes)
         except BlockingIOError:
             return self._blocked(sent)
-        except OSError:
+        except OSError as error:
+            if is_damage(error):
+                self.worker.damaged(*self.subject, f"its file cannot be read: {error.strerror}")
             self.break_off()
             return sent
 
@@ -268,7 +279,8 @@ class Connection:
             if self.state is not State.BUSY or self._file != file:
                 return
             if error is not None:
-                self.worker.damaged(*self.subject, f"its file cannot be read: {error.strerror}")
+                if is_damage(error):
+                    self.worker.damaged(*self.subject, f"its file cannot be read: {error.strerror}")
                 self.break_off()
                 return
             self._warmed = end
@@ -281,31 +293,37 @@ class Connection:
             os.close(own)
             warmed(error)
 
-        self.worker.warm(own, self._offset, end - self._offset, done)
+        self.worker.warm(own, self._offset, end - self._offset, partial(self.worker.guard, self, done))
 
     def _blocked(self, sent: int) -> int:
+        """The client has to take some first."""
         self.state = State.SENDING
-        times = self.worker.times
-        self.deadline = self.worker.now + times.progress_seconds
-        slowest = self.begun + _PATIENCE_SECONDS + self._sent / times.least_bytes_per_second
-        self.deadline = min(self.deadline, slowest + times.progress_seconds)
+        times, now = self.worker.times, self.worker.now
+        self._blocked_at = now
+        left = times.patience_seconds + self._sent / times.least_bytes_per_second - self._blocked_seconds
+        self.deadline = now + min(left, times.progress_seconds)
         self._watch(EPOLLOUT)
         return sent
 
     def _begin_sending(self) -> None:
         self._sent = 0
-        self.state = State.BUSY
+        self._blocked_seconds = 0.0
+        self._wait_for_turn()
+
+    def _wait_for_turn(self) -> None:
+        self.wait()
         self.worker.queue.push(self.bucket, self)
 
     def _finish(self) -> None:
         self._close_file()
         row = self.worker.row
         row.answered(self.verb, self._status, monotonic() - self.begun)
-        if self._sent:
-            row.at[bucket_at(self.bucket) + SENT_BYTES] += self._sent
+        if self._object_bytes:
+            row.at[bucket_at(self.bucket) + SENT_BYTES] += self._object_bytes
         if self._keep_alive:
-            self.state = State.READING
-            self.deadline = self.worker.now + self.worker.times.idle_seconds
+            self.state = State.IDLE
+            self.idle_since = self.worker.now
+            self.deadline = self.idle_since + self.worker.times.idle_seconds
             if self.interest != EPOLLIN:
                 self._watch(EPOLLIN)
             if self.received:
@@ -349,18 +367,19 @@ class Connection:
     def _read(self, received: bytes) -> None:
         if received[:1] == b"\r":
             received = received[start_of_head(received, 0) :]
-        end = received.find(_END)
-        if end < 0:
-            if not self.received:
-                self.deadline = self.worker.now + self.worker.times.head_seconds
-            self.received = received
-            if len(received) > MOST_HEAD_BYTES:
-                self._handler.too_large(self)
+        end = received.find(_END, 0, MOST_HEAD_BYTES) + len(_END)
+        if end >= len(_END):
+            self.received = received[end:]
+            self.begun = monotonic()
+            self._handler.handle(self, received[:end] if self.received else received)
             return
-        end += len(_END)
-        self.received = received[end:]
-        self.begun = monotonic()
-        self._handler.handle(self, received[:end] if self.received else received)
+        self.received = received
+        if len(received) >= MOST_HEAD_BYTES:
+            self.begun = monotonic()
+            self._handler.too_large(self)
+        elif self.state is State.IDLE and received not in _NOTHING:
+            self.state = State.READING
+            self.deadline = self.worker.now + self.worker.times.head_seconds
 
     def _watch(self, interest: int) -> None:
         if self.interest != interest:

@@ -6,18 +6,22 @@ from typing import Final, Generic, TypeVar
 
 T = TypeVar("T")
 
-# A bucket may send so many bytes a round; what it sends beyond is taken off its next one.
+# A bucket may send so many bytes a turn; what it sends beyond is taken off its next one.
 QUANTUM_BYTES: Final = 2 * 2**20
-# What a turn counts for at least: a small answer takes as much of the processor as so many bytes.
+# What a step counts for at least: a small answer takes as much of the processor as so many bytes.
 LEAST_BYTES: Final = 32 * 2**10
 
 
 class FairQueue(Generic[T]):
     """Those who wait to send, by bucket: buckets take turns by bytes, and inside a bucket everybody does in order."""
 
-    def __init__(self) -> None:
+    def __init__(self, quantum_bytes: int = QUANTUM_BYTES) -> None:
+        self._quantum: Final = quantum_bytes
+        # The first bucket's turn is next, or goes on.
         self._waiting: Final[dict[int, deque[T]]] = {}
+        # What is left of a turn, or below 0 was taken in advance.
         self._credits: Final[dict[int, int]] = {}
+        self._goes_on = False
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
@@ -30,17 +34,23 @@ class FairQueue(Generic[T]):
             queue.append(waiter)
 
     def round(self, step: Callable[[T, int], int], most_bytes: int) -> int:
-        """Let each bucket that waits send its share once; returns the bytes that were sent.
+        """Let each bucket that waits have a turn; returns the bytes that were sent.
+
+        A turn that `most_bytes` cuts short goes on with the next round.
 
         Args:
             step: Lets one send at most so many bytes; returns how many it sent, or -1 - that number if it wants
                 another turn.
-            most_bytes: Begin no turn after so many.
+            most_bytes: Begin no step after so many.
         """
         total = 0
-        for bucket in [*self._waiting]:
-            queue = self._waiting[bucket]
-            credit = self._credits.get(bucket, 0) + QUANTUM_BYTES
+        for _ in range(len(self._waiting)):
+            if total >= most_bytes:
+                break
+            bucket, queue = next(iter(self._waiting.items()))
+            credit = self._credits.pop(bucket, 0)
+            if not self._goes_on:
+                credit += self._quantum
             while queue and credit > 0 and total < most_bytes:
                 waiter = queue.popleft()
                 sent = step(waiter, credit)
@@ -49,11 +59,11 @@ class FairQueue(Generic[T]):
                     queue.append(waiter)
                 total += sent
                 credit -= max(sent, LEAST_BYTES)
-            if queue:
-                self._credits[bucket] = min(credit, QUANTUM_BYTES)
-                # The next round begins with whoever came after it.
-                self._waiting[bucket] = self._waiting.pop(bucket)
-            else:
+            self._goes_on = bool(queue) and credit > 0
+            if not queue:
                 del self._waiting[bucket]
-                self._credits.pop(bucket, None)
+                continue
+            self._credits[bucket] = credit
+            if not self._goes_on:
+                self._waiting[bucket] = self._waiting.pop(bucket)
         return total

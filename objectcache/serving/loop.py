@@ -5,16 +5,26 @@ import select
 import socket
 from collections.abc import Callable
 from contextlib import suppress
+from heapq import nsmallest
+from math import inf
+from operator import itemgetter
 from typing import Final
 
 from objectcache.counters import ACCEPTED, OPEN, TURNED_AWAY
+from objectcache.link import Drain
 from objectcache.serving.connection import Connection, Handler, State
+from objectcache.serving.keeper_link import KeeperGoneError
 from objectcache.serving.worker import Worker
 
 log: Final = logging.getLogger(__name__)
 
 _MOST_EVENTS: Final = 256
 _ACCEPT_AT_ONCE: Final = 64
+_BACKLOG: Final = 4096
+# While the last requests end, that is looked at so often.
+_END_SECONDS: Final = 0.05
+# So many connections that may be closed for others are looked for at once, since all are looked at for it.
+_ROOM_AT_ONCE: Final = 64
 # Deadlines are looked at so often.
 _TICK_SECONDS: Final = 1.0
 # Sent at most before events are looked at again.
@@ -24,23 +34,25 @@ _ROUND_BYTES: Final = 16 * 2**20
 class Loop:
     """Runs until the keeper ends or drains it."""
 
-    def __init__(self, worker: Worker, listener: socket.socket, handler: Handler) -> None:
+    def __init__(self, worker: Worker, listener: socket.socket, handler: Handler, most_connections: int) -> None:
         self._worker: Final = worker
         self._listener: Final = listener
         self._handler: Final = handler
+        self._most: Final = most_connections
         self._epoll: Final = select.epoll()
         self._connections: Final[dict[int, Connection]] = {}
+        # Those that were idle for longest when that was last looked at, the longest last.
+        self._longest_idle: list[tuple[float, Connection]] = []
+        self._own: Final[dict[int, Callable[[], None]]] = {}
         self._accepting = False
-        self._ends_at: float | None = None
-        self._pace: Final = Pace(worker.setup.bytes_per_second)
+        self._accepts_until = inf
+        self._ends_at = inf
         worker.interest = self._set_interest
 
-    def drain(self, seconds: float) -> None:
-        """Take no new connections, and end when the last request is answered, or after so long."""
-        self._ends_at = self._worker.now + seconds
-        if self._accepting:
-            self._accepting = False
-            self._epoll.unregister(self._listener.fileno())
+    def drain(self, asked: Drain) -> None:
+        """Take new connections for some time, and end when the last request is answered, or some time after that."""
+        self._accepts_until = self._worker.now + asked.accepting_seconds
+        self._ends_at = self._accepts_until + asked.finishing_seconds
 
     def run(self) -> None:
         """Until drained.
@@ -49,37 +61,31 @@ class Loop:
             KeeperGoneError: Nobody is left to change anything.
         """
         worker = self._worker
-        own: dict[int, Callable[[int], None]] = {
-            self._listener.fileno(): self._accept,
-            worker.keeper.socket.fileno(): self._hear,
-            worker.threads.fd: lambda _mask: worker.threads.finish(),
-        }
-        self._epoll.register(worker.keeper.socket.fileno(), select.EPOLLIN)
-        self._epoll.register(worker.threads.fd, select.EPOLLIN)
-        self._epoll.register(self._listener.fileno(), select.EPOLLIN)
-        self._accepting = True
+        keeper = worker.keeper.socket.fileno()
+        self._own[keeper] = worker.keeper.receive
+        self._own[worker.threads.fd] = worker.threads.finish
+        for fd in self._own:
+            self._epoll.register(fd, select.EPOLLIN)
+        # Only now: whoever came before would have been told that there is nothing.
+        self._listener.listen(_BACKLOG)
+        self._accept_again()
         next_tick = worker.now + _TICK_SECONDS
         keeper_interest = select.EPOLLIN
         while not self._is_over():
             events = self._epoll.poll(self._patience(next_tick), _MOST_EVENTS)
             worker.tick()
-            for fd, mask in events:
-                connection = self._connections.get(fd)
-                if connection is not None:
-                    _tell(connection, mask)
-                elif fd in own:
-                    own[fd](mask)
+            self._tell_all(events)
             if worker.resumed:
                 resumed, worker.resumed = worker.resumed, []
                 for connection in resumed:
-                    connection.resume()
-            if worker.queue and (most := self._pace.most(worker.now)) > 0:
-                self._pace.take(worker.queue.round(Connection.step, min(most, _ROUND_BYTES)))
+                    worker.guard(connection, connection.resume)
+            if worker.queue:
+                self._send()
             worker.keeper.flush()
             wanted = select.EPOLLIN | (select.EPOLLOUT if worker.keeper.wants_to_write else 0)
             if wanted != keeper_interest:
                 keeper_interest = wanted
-                self._epoll.modify(worker.keeper.socket.fileno(), wanted)
+                self._epoll.modify(keeper, wanted)
             if worker.now >= next_tick:
                 next_tick = worker.now + _TICK_SECONDS
                 self._tick()
@@ -87,45 +93,75 @@ class Loop:
     def close(self) -> None:
         for connection in [*self._connections.values()]:
             connection.close()
-        # What they gave up, the keeper should know.
-        with suppress(Exception):
+        # What they gave up, the keeper should know; if it is gone, it knows.
+        with suppress(KeeperGoneError):
             self._worker.keeper.flush()
         self._worker.threads.close()
         self._epoll.close()
 
+    def _tell_all(self, events: list[tuple[int, int]]) -> None:
+        accept = False
+        for fd, mask in events:
+            connection = self._connections.get(fd)
+            if connection is not None:
+                self._worker.guard(connection, _tell, connection, mask)
+            elif fd in self._own:
+                self._own[fd]()
+            else:
+                accept = accept or fd == self._listener.fileno()
+        # Last: an event that was waiting for a connection that is closed now must not meet a new one of its number.
+        if accept and self._accepting:
+            self._accept()
+
+    def _send(self) -> None:
+        worker, pace = self._worker, self._worker.pace
+        if pace is None:
+            worker.queue.round(worker.step, _ROUND_BYTES)
+        elif (most := pace.most(worker.now)) > 0:
+            pace.take(worker.queue.round(worker.step, min(most, _ROUND_BYTES)))
+
     def _is_over(self) -> bool:
-        if self._ends_at is None:
+        """Whether the worker was told to end, and all requests have ended, or their time has."""
+        now = self._worker.now
+        if now < self._accepts_until:
             return False
-        busy = any(
-            each.state not in (State.READING, State.LINGERING) or each.received for each in self._connections.values()
-        )
-        return not busy or self._worker.now >= self._ends_at
+        if self._accepting:
+            # Those that wait are answered; whoever comes later is refused and can try elsewhere at once.
+            self._accept()
+            self._accept_no_more()
+            self._listener.shutdown(socket.SHUT_RDWR)
+            return False
+        return now >= self._ends_at or all(each.state is State.IDLE for each in self._connections.values())
 
     def _patience(self, next_tick: float) -> float:
         if self._worker.resumed:
             return 0
         if self._worker.queue:
-            return self._pace.wait_seconds
-        return max(0.0, min(next_tick, self._ends_at or next_tick) - self._worker.now)
+            return 0 if self._worker.pace is None else self._worker.pace.wait_seconds
+        if not self._accepting and self._ends_at < inf:
+            return _END_SECONDS
+        return max(0.0, min(next_tick, self._accepts_until) - self._worker.now)
 
-    def _hear(self, mask: int) -> None:
-        if mask & (select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR):
-            self._worker.keeper.receive()
+    # New connections.
 
-    def _accept(self, _mask: int) -> None:
+    def _accept(self) -> None:
         worker = self._worker
         for _ in range(_ACCEPT_AT_ONCE):
             try:
                 sock, _ = self._listener.accept()
             except BlockingIOError:
                 return
+            except ConnectionError:
+                # It has gone already.
+                continue
             except OSError as error:
-                # EMFILE and its like: what is open may end; what waits is still there then.
                 log.warning("cannot accept a connection error=%r", error.strerror)
-                self._make_room()
+                # EMFILE and its like: what waits is still there when something has ended, or at the next tick.
+                if not self._make_room():
+                    self._accept_no_more()
                 return
             worker.row.at[ACCEPTED] += 1
-            if len(self._connections) >= worker.setup.most_connections and not self._make_room():
+            if len(self._connections) >= self._most and not self._make_room():
                 worker.row.at[TURNED_AWAY] += 1
                 sock.close()
                 continue
@@ -135,13 +171,29 @@ class Loop:
             self._epoll.register(connection.fd, select.EPOLLIN)
             worker.row.at[OPEN] += 1
 
+    def _accept_again(self) -> None:
+        if not self._accepting:
+            self._accepting = True
+            self._epoll.register(self._listener.fileno(), select.EPOLLIN)
+
+    def _accept_no_more(self) -> None:
+        if self._accepting:
+            self._accepting = False
+            self._epoll.unregister(self._listener.fileno())
+
     def _make_room(self) -> bool:
         """Close the connection that has been idle for longest."""
-        idle = [each for each in self._connections.values() if each.state is State.READING and not each.received]
-        if not idle:
-            return False
-        min(idle, key=lambda each: each.deadline).close()
-        return True
+        for again in (False, True):
+            if again:
+                idle = [(each.idle_since, each) for each in self._connections.values() if each.state is State.IDLE]
+                self._longest_idle = nsmallest(_ROOM_AT_ONCE, idle, itemgetter(0))[::-1]
+            while self._longest_idle:
+                since, connection = self._longest_idle.pop()
+                # Those that were busy since, and all others, are idle for a shorter time.
+                if connection.state is State.IDLE and connection.idle_since == since:
+                    connection.close()
+                    return True
+        return False
 
     def _set_interest(self, connection: Connection, mask: int) -> None:
         if mask >= 0:
@@ -154,36 +206,10 @@ class Loop:
 
     def _tick(self) -> None:
         now = self._worker.now
-        late = [each for each in self._connections.values() if each.deadline < now]
-        for connection in late:
+        for connection in [each for each in self._connections.values() if each.deadline < now]:
             connection.late()
-
-
-class Pace:
-    """How many bytes may be sent now, of so many a second; 0 is any number."""
-
-    def __init__(self, bytes_per_second: int) -> None:
-        self._rate: Final = bytes_per_second
-        self._left = float(bytes_per_second) / 10
-        self._then = 0.0
-
-    @property
-    def wait_seconds(self) -> float:
-        """Until something may be sent."""
-        if not self._rate or self._left > 0:
-            return 0.0
-        return min(1.0, -self._left / self._rate + 0.001)
-
-    def most(self, now: float) -> int:
-        if not self._rate:
-            return _ROUND_BYTES
-        # A tenth of a second's worth at once.
-        self._left = min(self._rate / 10, self._left + (now - self._then) * self._rate) if self._then else self._left
-        self._then = now
-        return int(self._left)
-
-    def take(self, sent: int) -> None:
-        self._left -= sent
+        if now < self._accepts_until:
+            self._accept_again()
 
 
 def _tell(connection: Connection, mask: int) -> None:

@@ -56,7 +56,7 @@ def begin_upload(worker: Worker, connection: Connection, request: tuple[Head, Ob
     upload = Upload(worker, connection, request, refuse)
     connection.upload = upload
     connection.wait()
-    upload.reserve(_FIRST_RESERVATION if head.chunked else head.content_length)
+    upload.reserve(min(_FIRST_RESERVATION, quota_bytes) if head.chunked else head.content_length)
 
 
 class Upload:
@@ -77,6 +77,9 @@ class Upload:
         self._checksum: Final = xxhash.xxh3_128()
         self._file = -1
         self._object_id = 0
+        self._quota_bytes: Final = worker.knowledge.rules[self._target.bucket].quota_bytes
+        # At least; of a body in chunks, as much as has come.
+        self._needed = max(head.content_length, 0)
         self._reserved = 0
         self._size = 0
         self._pending: list[bytes | memoryview] = []
@@ -85,7 +88,8 @@ class Upload:
     # Room.
 
     def reserve(self, size: int) -> None:
-        ticket = self._worker.keeper.ticket(partial(self._granted, size))
+        """Ask for room for the whole body, or for so much of one whose size is not known yet."""
+        ticket = self._worker.ticket(self._connection, partial(self._granted, size))
         message = Reserve(ticket, self._target.bucket, size, self._head.pinned, self._object_id)
         self._worker.keeper.tell(message)
 
@@ -96,6 +100,10 @@ class Upload:
                 self._worker.keeper.tell(Abandon(answer.object_id))
             return
         if not isinstance(answer, Done):
+            if size > self._needed:
+                # It was asked for more than has come, so that it need not be asked for so often.
+                self.reserve(self._needed)
+                return
             self._fail(*_refusal(answer))
             return
         first = not self._object_id
@@ -126,8 +134,7 @@ class Upload:
             connection.interim(answers.CONTINUE)
             if connection.is_closed:
                 return
-        self._touch_deadline()
-        connection.go_on()
+        self._go_on()
         received, connection.received = connection.received, b""
         self._take(received)
 
@@ -181,7 +188,8 @@ class Upload:
             # The buffer is another connection's next.
             self._pending = [bytes(piece) for piece in pieces]
             self._connection.wait()
-            self.reserve(max(size, 2 * self._reserved))
+            self._needed = size
+            self.reserve(max(size, min(2 * self._reserved, self._quota_bytes)))
             return
         for piece in pieces:
             if not self._write(piece):
@@ -193,7 +201,11 @@ class Upload:
             self._connection.received = self._chunks.leftover
             self._complete()
         else:
-            self._connection.go_on()
+            self._go_on()
+
+    def _go_on(self) -> None:
+        self._touch_deadline()
+        self._connection.take_body()
 
     def _write(self, piece: bytes | memoryview) -> bool:
         self._checksum.update(piece)
@@ -212,7 +224,7 @@ class Upload:
 
     def _touch_deadline(self) -> None:
         times = self._worker.times
-        slowest = self._connection.begun + 2 * times.progress_seconds + self._size / times.least_bytes_per_second
+        slowest = self._connection.begun + times.patience_seconds + self._size / times.least_bytes_per_second
         self._connection.deadline = min(self._worker.now, slowest) + times.progress_seconds
 
     # The end.
@@ -227,10 +239,12 @@ class Upload:
             self._close_file()
             self._commit()
             return
-        file = self._file
-        self._worker.threads.run(partial(os.fdatasync, file), self._synced)
+        # Its own descriptor: the connection may be closed meanwhile, and the number be another file's.
+        own = os.dup(self._file)
+        self._worker.elsewhere(self._connection, partial(os.fdatasync, own), partial(self._synced, own))
 
-    def _synced(self, error: OSError | None) -> None:
+    def _synced(self, own: int, error: OSError | None) -> None:
+        os.close(own)
         if self._has_ended:
             return
         if error is not None:
@@ -243,7 +257,7 @@ class Upload:
         conditions = self._conditions
         object_id, self._object_id = self._object_id, 0
         checksum = self._checksum.digest()
-        ticket = self._worker.keeper.ticket(partial(self._committed, checksum))
+        ticket = self._worker.ticket(self._connection, partial(self._committed, checksum))
         target = self._target
         self._worker.keeper.tell(
             Commit(

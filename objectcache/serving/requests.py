@@ -14,8 +14,8 @@ from objectcache.link import Done, Identity, List, Listed, Refused, Remove, Sum,
 from objectcache.serving.connection import Connection
 from objectcache.serving.keeper_link import Answer
 from objectcache.serving.putting import begin_upload
-from objectcache.serving.worker import Worker
-from objectcache.storage.checking import checksum_of
+from objectcache.serving.worker import Worker, is_damage
+from objectcache.storage.checking import DamagedError, verify
 from objectcache.storage.files import open_object
 from objectcache.storage.index import SUSPECT, Entry
 from objectcache.wire import answers
@@ -54,6 +54,7 @@ class Requests:
 
     def too_large(self, connection: Connection) -> None:
         connection.verb = _OTHER
+        connection.bucket = 0
         self.refuse(connection, 431, "the request's head is too large; send fewer or shorter headers")
 
     def refuse(self, connection: Connection, status: int, text: str) -> None:
@@ -76,7 +77,7 @@ class Requests:
         found = worker.tokens.find(head.token, worker.now)
         if found is None:
             connection.wait()
-            worker.review(head.token, partial(self._reviewed, connection, head, target))
+            worker.review(connection, head.token, partial(self._reviewed, connection, head, target))
         else:
             self._identified(connection, head, target, found)
 
@@ -145,6 +146,9 @@ class Requests:
                     break
                 continue
             except OSError as error:
+                if not is_damage(error):
+                    self._problem(connection, head, 503, f"the object cannot be opened now: {error.strerror}")
+                    return
                 self._damaged(entry, target, f"its file cannot be opened: {error.strerror}")
                 break
             if entry.flags & SUSPECT:
@@ -163,27 +167,32 @@ class Requests:
 
     def _check(self, connection: Connection, head: Head, target: ObjectTarget, entry: Entry, file: int) -> None:
         """Read it whole before it is sent: the system stopped without warning after it was written."""
-        found = bytearray()
+        damage: list[str] = []
         connection.wait()
 
         def check() -> None:
-            found.extend(checksum_of(file, entry.size))
+            try:
+                verify(file, entry.size, entry.checksum)
+            except DamagedError as error:
+                damage.append(str(error))
 
         def checked(error: OSError | None) -> None:
-            if error is None and bytes(found) == entry.checksum:
+            if error is None and not damage:
                 self._worker.sound(entry.object_id, target.bucket, target.name)
                 if not connection.is_closed:
                     self._send(connection, head, target, entry, file)
                     return
-                os.close(file)
-                return
             os.close(file)
-            reason = f"it cannot be read: {error.strerror or error}" if error else "its content is not what was put"
-            self._damaged(entry, target, reason)
-            if not connection.is_closed:
+            if damage:
+                self._damaged(entry, target, damage[0])
+            if connection.is_closed:
+                return
+            if error is not None:
+                self._problem(connection, head, 503, f"the object cannot be verified now: {error.strerror}")
+            elif damage:
                 self._missed(connection, head)
 
-        self._worker.threads.run(check, checked)
+        self._worker.elsewhere(connection, check, checked)
 
     def _send(self, connection: Connection, head: Head, target: ObjectTarget, entry: Entry, file: int) -> None:
         worker = self._worker
@@ -219,7 +228,7 @@ class Requests:
             return
         if_match = remove_conditions(head)
         connection.wait()
-        ticket = self._worker.keeper.ticket(partial(self._removed, connection, head))
+        ticket = self._worker.ticket(connection, partial(self._removed, connection, head))
         self._worker.keeper.tell(Remove(ticket, target.bucket, target.name, if_match))
 
     def _removed(self, connection: Connection, head: Head, answer: Answer) -> None:
@@ -242,7 +251,7 @@ class Requests:
             return
         connection.verb = _LIST
         connection.wait()
-        ticket = self._worker.keeper.ticket(partial(self._listed, connection, head))
+        ticket = self._worker.ticket(connection, partial(self._listed, connection, head))
         self._worker.keeper.tell(List(ticket, target.bucket, target.prefix, target.after, target.limit))
 
     def _listed(self, connection: Connection, head: Head, answer: Answer) -> None:
@@ -259,7 +268,7 @@ class Requests:
 
     def _sum(self, connection: Connection, head: Head, buckets: tuple[str, ...]) -> None:
         connection.wait()
-        ticket = self._worker.keeper.ticket(partial(self._summed, connection, head))
+        ticket = self._worker.ticket(connection, partial(self._summed, connection, head))
         self._worker.keeper.tell(Sum(ticket, buckets))
 
     def _summed(self, connection: Connection, head: Head, answer: Answer) -> None:

@@ -1,5 +1,7 @@
 """What all connections of a worker share: the index, the rules, the tokens, the link, the files."""
 
+import errno
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -9,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from objectcache.access.token_cache import Refusal, TokenCache
-from objectcache.counters import COLD_READS, DAMAGED, Row
+from objectcache.counters import COLD_READS, DAMAGED, DEFECTS, Row
 from objectcache.link import (
     BucketRules,
     Damaged,
@@ -27,8 +29,9 @@ from objectcache.link import (
     TookIndex,
     Writable,
 )  # fmt: skip
-from objectcache.serving.fair_queue import FairQueue
+from objectcache.serving.fair_queue import LEAST_BYTES, QUANTUM_BYTES, FairQueue
 from objectcache.serving.keeper_link import Answer, KeeperLink
+from objectcache.serving.pace import Pace
 from objectcache.serving.threads import Threads
 from objectcache.storage.files import open_data, open_incoming
 from objectcache.storage.index import Entry, IndexReader
@@ -38,27 +41,14 @@ from objectcache.wire import answers
 if TYPE_CHECKING:
     from objectcache.serving.connection import Connection
 
+log: Final = logging.getLogger(__name__)
+
 _MOST_TOKENS: Final = 20_000
-
-
-@dataclass(slots=True)
-class Times:
-    """How long a client may take.
-
-    Attributes:
-        head_seconds: From a request's first byte to its head's last.
-        idle_seconds: Between two requests. Longer than Envoy and pfio keep a connection, so that it is never we who
-            close one that they are about to use.
-        progress_seconds: For a body or an answer to move at all.
-        least_bytes_per_second: Of a body or an answer as a whole, once that many seconds are over.
-        linger_seconds: For a client to notice a refusal before the connection is closed.
-    """
-
-    head_seconds: float = 10.0
-    idle_seconds: float = 3_900.0
-    progress_seconds: float = 30.0
-    least_bytes_per_second: int = 32 * 2**10
-    linger_seconds: float = 2.0
+# The disk cannot read it, the file system's own check fails (EUCLEAN, EBADMSG), or it is no file. Other errors, such as
+# EMFILE, say something of this process or of the client.
+_DAMAGE: Final = frozenset(
+    {errno.EIO, errno.EUCLEAN, errno.EBADMSG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENXIO}
+)
 
 
 @dataclass(slots=True)
@@ -81,17 +71,20 @@ class Worker:
         resumed: Connections with a request that was received already, for the next turn.
     """
 
-    def __init__(self, setup: Setup, keeper: KeeperLink, row: Row, times: Times) -> None:
+    def __init__(self, setup: Setup, keeper: KeeperLink, row: Row) -> None:
         self.setup: Final = setup
         self.keeper: Final = keeper
         self.row: Final = row
         self.data_fd: Final = open_data(Path(setup.data_dir))
         self.incoming_fd: Final = open_incoming(Path(setup.data_dir))
-        self.times: Final = times
+        self.times: Final = setup.times
+        self.pace: Final = Pace(setup.bytes_per_second, time.monotonic()) if setup.bytes_per_second else None
         self.knowledge: Final = Knowledge()
         self.keys: Final = KeyMaker(setup.secret)
         self.tokens: Final = TokenCache(_MOST_TOKENS)
-        self.queue: Final[FairQueue[Connection]] = FairQueue()
+        # Where little may be sent a second, turns are shorter too.
+        burst_bytes = QUANTUM_BYTES if self.pace is None else max(self.pace.burst_bytes, LEAST_BYTES)
+        self.queue: Final[FairQueue[Connection]] = FairQueue(min(burst_bytes, QUANTUM_BYTES))
         self.threads: Final = Threads()
         self.resumed: list[Connection] = []
         self.interest: Callable[[Connection, int], None] = lambda _connection, _mask: None
@@ -140,7 +133,37 @@ class Worker:
             return None
         return index.find(self.keys.key(bucket, name))
 
-    def review(self, token: bytes, then: Callable[[Identity | Refusal], None]) -> None:
+    def guard(self, connection: "Connection", work: Callable[..., object], *given: object) -> None:
+        """Do something for a connection; a defect costs this connection, not all of them."""
+        try:
+            work(*given)
+        except Exception as error:  # noqa: BLE001 - the outermost of what is done for a client
+            self._end_for_defect(connection, error)
+
+    def step(self, connection: "Connection", most_bytes: int) -> int:
+        """Let it send, as the fair queue asks for; guarded likewise."""
+        try:
+            return connection.step(most_bytes)
+        except Exception as error:  # noqa: BLE001 - as above
+            self._end_for_defect(connection, error)
+            return 0
+
+    def _end_for_defect(self, connection: "Connection", error: Exception) -> None:
+        log.error("a defect ends a connection", exc_info=error)
+        self.row.at[DEFECTS] += 1
+        connection.break_off()
+
+    def ticket(self, connection: "Connection", then: Callable[[Answer], None]) -> int:
+        """For a question to the keeper whose answer goes to `then`."""
+        return self.keeper.ticket(partial(self.guard, connection, then))
+
+    def elsewhere(
+        self, connection: "Connection", work: Callable[[], None], then: Callable[[OSError | None], None]
+    ) -> None:
+        """Let a thread do something, whose OSError goes to `then`, or None."""
+        self.threads.run(work, partial(self.guard, connection, then))
+
+    def review(self, connection: "Connection", token: bytes, then: Callable[[Identity | Refusal], None]) -> None:
         """Ask the keeper what a token is worth, and keep that for later."""
 
         def reviewed(answer: Answer) -> None:
@@ -150,7 +173,7 @@ class Worker:
             self.tokens.put(token, answer, self.now)
             then(answer.identity if answer.identity is not None else Refusal(answer.status, answer.reason))
 
-        self.keeper.tell(Review(self.keeper.ticket(reviewed), token.decode("latin-1")))
+        self.keeper.tell(Review(self.ticket(connection, reviewed), token.decode("latin-1")))
 
     def damaged(self, object_id: int, bucket: str, name: bytes, reason: str) -> None:
         self.row.at[DAMAGED] += 1
@@ -171,6 +194,11 @@ class Worker:
         if before is not None:
             before.close()
         self.keeper.tell(TookIndex(ticket))
+
+
+def is_damage(error: OSError) -> bool:
+    """Whether an error of opening, reading or sending an object's file says something of the file."""
+    return error.errno in _DAMAGE
 
 
 def _reason(answer: Answer) -> str:
