@@ -91,9 +91,14 @@ class Commit(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class Abandon(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """Give a reservation back; the worker has removed its file."""
+    """Give a reservation back; the worker has removed its file.
+
+    Attributes:
+        error_number: Of the OSError for which the file could not be written; 0 if there was none.
+    """
 
     object_id: int
+    error_number: int = 0
 
 
 class Remove(msgspec.Struct, frozen=True, tag=True, array_like=True):

@@ -37,6 +37,8 @@ from objectcache.link import (
 from objectcache.service.keeping import Keeping, Outlets
 from objectcache.service.metrics import Metrics, State
 from objectcache.service.publishing import Holdings, Publisher, Site
+from objectcache.service.scrubbing import Pace as ScrubPace
+from objectcache.service.scrubbing import Scrubber
 from objectcache.service.settings import Settings, read
 from objectcache.service.state import state_of
 from objectcache.service.worker_link import WorkerCommand, WorkerLink
@@ -185,6 +187,7 @@ class Cache:
         self._in_force: Final = asyncio.Event()
         self._reviewing: asyncio.TaskGroup | None = None
         self._workers: Workers | None = None
+        self._was_ready = False
         self._tokens, self._token_loops = self._reviewer()
 
     async def run(self, sockets: list[socket.socket], stop: asyncio.Event) -> None:
@@ -219,8 +222,8 @@ class Cache:
         gc.freeze()
         async with self._published():
             await stop.wait()
-            # Where nobody was sent here, nobody has to learn that it ends.
-            drain_seconds = self._settings.drain_seconds if self._readiness.ready else 0.0
+            # Where nobody was ever sent here, nobody has to learn that it ends.
+            drain_seconds = self._settings.drain_seconds if self._was_ready else 0.0
             self._readiness.unmet(SERVING, "stopping")
             workers.drain(drain_seconds, _FINISH_SECONDS)
         try:
@@ -232,7 +235,13 @@ class Cache:
     def _loops(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
         sources = BucketSources(self._settings.buckets, self._kube, self._kube)
         buckets = Buckets(sources, self._define, self._note, _uniform)
-        return [self._keeping.run, buckets.run, self._follow_rules, *self._token_loops]
+        loops = [self._keeping.run, buckets.run, self._follow_rules, *self._token_loops]
+        if self._settings.scrub_days:
+            pace = ScrubPace(self._settings.scrub_days, self._settings.scrub_rate)
+            scrubber = Scrubber(self._keeping, self._settings.data_dir, pace)
+            self._metrics.follow_scrubber(scrubber)
+            loops.append(scrubber.run)
+        return loops
 
     async def _first_rules(self, stop: asyncio.Event) -> None:
         """Wait until buckets are known: a cache that refuses everybody would only make clients give up."""
@@ -311,6 +320,7 @@ class Cache:
         count = self._settings.worker_count
         answering = sum(link.answers for link in self._workers.links) if self._workers is not None else 0
         few = "" if answering == count else f"{answering} of {count} workers answer requests"
+        self._was_ready = self._was_ready or answering == count
         if answering in (0, count):
             self._readiness.unmet(WORKERS, few)
         self._readiness.note("fewer workers", few)
@@ -354,6 +364,7 @@ class Cache:
 
     def _note(self, name: str, problem: str) -> None:
         self._readiness.note(name, problem)
+        self._metrics.sources.labels(name).set(0 if problem else 1)
 
     def _state(self) -> State:
         return state_of(self._keeping.view, self._rules)

@@ -63,6 +63,7 @@ class Keeping:
         self._wake: Final = asyncio.Event()
         self._generation = store.generation
         self.writable = store.writable
+        self._problem = ""
 
     @property
     def view(self) -> View:
@@ -193,7 +194,10 @@ class Keeping:
         if found != self.writable:
             self.writable = found
             self._outlets.tell(Writable(found.status, found.reason))
-            self._outlets.disk(found.reason)
+        problem = found.reason or self._store.view.problem
+        if problem != self._problem:
+            self._problem = problem
+            self._outlets.disk(problem)
 
     async def _do(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)

@@ -22,6 +22,7 @@ from objectcache.counters import (
     VERBS,
     Counters,
 )  # fmt: skip
+from objectcache.service.scrubbing import Scrubber
 
 Family = CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily
 
@@ -67,7 +68,8 @@ class State:
     Attributes:
         disk: Empty if it takes new objects, else why not.
         buckets: By name.
-        evicted_ages: For each of `put` and `read`: counts by bound, and beyond the last; not cumulated.
+        evicted_ages: For each of `put` and `read`: counts by bound and beyond the last, not cumulated, and the sum of
+            seconds.
     """
 
     capacity_bytes: int
@@ -77,7 +79,7 @@ class State:
     damaged: int
     buckets: dict[str, BucketState]
     age_bounds: tuple[float, ...]
-    evicted_ages: dict[str, tuple[int, ...]]
+    evicted_ages: dict[str, tuple[tuple[int, ...], int]]
 
 
 class Metrics:
@@ -89,13 +91,27 @@ class Metrics:
             "tasuki_cache_token_reviews", "Questions to the API server about tokens, by outcome.", ["outcome"],
             registry=registry,
         )  # fmt: skip
-        self.watch_connected = Gauge(
-            "tasuki_cache_watch_connected", "Whether a watch of the API server is in contact.", ["watch"],
+        self.sources = Gauge(
+            "tasuki_cache_source_in_force",
+            "1 if what a source of buckets or tokens says is in force, 0 if not; /readyz says why.",
+            ["source"],
             registry=registry,
-        )  # fmt: skip
+        )
         self.worker_restarts = Gauge(
             "tasuki_cache_worker_restarts", "Workers that ended and were started again.", registry=registry
         )
+
+    def follow_scrubber(self, scrubber: Scrubber) -> None:
+        """Collect what the verification of all objects found, from the collector's thread."""
+        for name, text, value in (
+            ("verified_objects", "Objects that were verified since the start.", lambda: scrubber.verified),
+            ("verified_bytes", "Bytes of these.", lambda: scrubber.verified_bytes),
+            ("verified_damaged", "How many of them were damaged.", lambda: scrubber.damaged),
+            ("verification_began_seconds", "When all were begun to be verified, since 1970.",
+             lambda: scrubber.round_began),
+            ("verification_ended_seconds", "When all had been verified, since 1970.", lambda: scrubber.round_ended),
+        ):  # fmt: skip
+            Gauge(f"tasuki_cache_{name}", text, registry=self.registry).set_function(value)
 
     def follow(self, counters: Counters, state: Callable[[], State | None]) -> None:
         """Collect these, too; from the collector's thread."""
@@ -171,8 +187,8 @@ def _of_store(state: State) -> Iterator[Family]:
         "How long ago an evicted object was put, and how long ago it was last read.",
         labels=["since"],
     )
-    for since, counts in sorted(state.evicted_ages.items()):
-        ages.add_metric([since], _cumulated(state.age_bounds, counts), None)
+    for since, (counts, total) in sorted(state.evicted_ages.items()):
+        ages.add_metric([since], _cumulated(state.age_bounds, counts), total)
     yield ages
     yield GaugeMetricFamily("tasuki_cache_capacity_bytes", "What the cache may hold.", state.capacity_bytes)
     yield GaugeMetricFamily("tasuki_cache_used_bytes", "What it holds, and has promised to uploads.", state.used_bytes)

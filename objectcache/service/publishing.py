@@ -71,7 +71,7 @@ class PublishingTimes:
             zone, is written at once.
         most_seconds: After which it is written that nothing has changed, at the latest.
         first_pause_seconds: Before the first attempt after a failure; it doubles with each further one.
-        most_pause_seconds: Before any attempt.
+        most_pause_seconds: Before any attempt; and the most that the API server can ask for beside it.
     """
 
     look_seconds: float = 5.0
@@ -200,7 +200,9 @@ class Publisher:
                 self._problem = str(error)
                 self._failures += 1
                 log.warning("what the cache holds is not published, it is tried again error=%s", error)
-                await self._wait(max(backoff.next_seconds(), error.retry_after_seconds))
+                # Added, not the longer of both: all nodes may have been asked for the same time.
+                asked_for = min(error.retry_after_seconds, self._times.most_pause_seconds)
+                await self._wait(backoff.next_seconds() + asked_for)
                 continue
             self._problem = ""
             self._written, self._written_at = wanted, monotonic()

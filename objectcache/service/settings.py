@@ -29,6 +29,8 @@ Auth = Literal["tokenreview", "static"]
 Fsync = Literal["never", "data", "full"]
 
 _LEAST_CAPACITY: Final = 2**20
+_LEAST_RATE: Final = 2**16
+_RATE: Final = "bytes per second as a quantity of at least 64Ki, such as 32Mi"
 
 
 class Capacity(msgspec.Struct, frozen=True):
@@ -60,6 +62,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         zone: Of the node; empty to look it up.
         workers: Processes that answer.
         bandwidth: Bytes a second that all of them send together at most; 0 for no bound.
+        scrub_days: From one verification of all that is kept to the next; 0 for none.
+        scrub_rate: Bytes a second that are verified at most.
         drain_seconds: How long requests are still taken after SIGTERM, until nobody sends any here.
         times: For clients; no option, as clients that need others would be wrong.
     """
@@ -79,6 +83,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     fsync: Fsync = "never"
     bandwidth: int = 0
     most_connections: int = 10_000
+    scrub_days: int = 7
+    scrub_rate: int = 32 * 2**20
     drain_seconds: float = 15.0
     times: Times = Times()
     log_level: str = "info"
@@ -111,6 +117,13 @@ def _bytes(text: str, refusal: str) -> int:
 
 def _size(text: str) -> int:
     return _bytes(text, "bytes as a quantity, such as 10Gi")
+
+
+def _scrub_rate(text: str) -> int:
+    found = _bytes(text, _RATE)
+    if found < _LEAST_RATE:
+        raise ValueError(_RATE)
+    return found
 
 
 def _number(least: int, most: int, unit: str) -> Callable[[str], int]:
@@ -184,6 +197,15 @@ _OPTIONS: Final = (
     Option(
         "most_connections", "connections", "TASUKI_CONNECTIONS", _number(16, 1_000_000, "connections"),
         "open at most, each worker; beyond, the one that is idle for longest is closed (10000)",
+    ),
+    Option(
+        "scrub_days", "scrub-days", "TASUKI_SCRUB_DAYS", _number(0, 365, "days"),
+        "from one verification of all that is kept to the next; 0: only what may be damaged is verified, when it is "
+        "read (7)",
+    ),
+    Option(
+        "scrub_rate", "scrub-rate", "TASUKI_SCRUB_RATE", _scrub_rate,
+        "bytes per second that are read at most to verify them (32Mi)",
     ),
     Option(
         "drain_seconds", "drain-seconds", "TASUKI_DRAIN_SECONDS", _number(0, 300, "seconds"),

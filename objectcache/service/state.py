@@ -22,14 +22,14 @@ def state_of(view: View, rules: Iterable[BucketRules]) -> State:
         capacity_bytes=view.capacity_bytes,
         used_bytes=view.used_bytes,
         usable_bytes=view.usable_bytes,
-        disk=view.disk_error if view.disk != "ok" else "",
+        disk=view.problem,
         damaged=view.damaged,
         buckets={
             names[number]: _bucket_state(number, view.accounts.get(number, _NOTHING), quotas, evicted.get(number, {}))
             for number in numbers
         },
         age_bounds=tuple(map(float, AGE_BOUNDS)),
-        evicted_ages={"put": view.put_ages, "read": view.read_ages},
+        evicted_ages={"put": (view.put_ages, view.put_seconds), "read": (view.read_ages, view.read_seconds)},
     )
 
 

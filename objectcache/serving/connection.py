@@ -10,6 +10,7 @@ from typing import Final, Protocol
 
 from objectcache.counters import BROKEN, SENT_BYTES, TIMED_OUT, bucket_at
 from objectcache.link import Identity
+from objectcache.serving.fair_queue import LEAST_BYTES
 from objectcache.serving.worker import Worker, is_damage
 from objectcache.wire.head import Head, start_of_head
 
@@ -23,6 +24,10 @@ _KNOWN_SECONDS: Final = 1.0
 _MOST_LINGER_BYTES: Final = 16 * 2**20
 # A file is sent in pieces of this size at most: so long does one client hold up the others.
 _WINDOW_BYTES: Final = 2 * 2**20
+# What the system reads ahead at least: of so little, the end is at hand only if the beginning is.
+_READ_AHEAD_BYTES: Final = 128 * 2**10
+# Up to here, copying the content is cheaper than the calls that it saves.
+_SMALL_BYTES: Final = 32 * 2**10
 # Of which one cannot say yet that a head has begun: empty lines before it are passed over.
 _NOTHING: Final = frozenset({b"", b"\r"})
 
@@ -60,6 +65,7 @@ class Connection:
         bucket: Number, 0 for none.
         head: Of the last request, with which the next one is compared.
         token: Of a request before; whom it names is `identity`, until `known_until` (monotonic).
+        lines: Behind the request line of a plain GET with that token; empty if there was none.
         subject: Object id, bucket and name of what is sent, for the case that its file is damaged.
         upload: Of a PUT that takes its body.
     """
@@ -67,8 +73,8 @@ class Connection:
     __slots__ = (
         "_blocked_at", "_blocked_seconds", "_file", "_handler", "_keep_alive", "_left", "_lingered", "_object_bytes",
         "_offset", "_output", "_sent", "_status", "_warmed", "begun", "bucket", "deadline", "fd", "head", "identity",
-        "idle_since", "interest", "known_until", "received", "sock", "state", "subject", "token", "upload", "verb",
-        "worker",
+        "idle_since", "interest", "known_until", "lines", "received", "sock", "state", "subject", "token", "upload",
+        "verb", "worker",
     )  # fmt: skip
 
     def __init__(self, sock: socket.socket, worker: Worker, handler: "Handler") -> None:
@@ -88,6 +94,7 @@ class Connection:
         self.token = b""
         self.identity: Identity | None = None
         self.known_until = 0.0
+        self.lines = b""
         self.subject: tuple[int, str, bytes] = (0, "", b"")
         self.upload: Upload | None = None
         self._status = 0
@@ -157,6 +164,8 @@ class Connection:
 
     def remember(self, token: bytes, identity: Identity) -> None:
         """Whom a token names, so that the next request with the same one need not ask."""
+        if token != self.token:
+            self.lines = b""
         self.token, self.identity = token, identity
         self.known_until = self.worker.now + _KNOWN_SECONDS
 
@@ -229,6 +238,8 @@ class Connection:
         sent = 0
         try:
             if self._output:
+                if 0 < self._left <= _SMALL_BYTES and (sent := self._send_small()):
+                    return sent
                 sent = self.sock.send(self._output, socket.MSG_MORE if self._left else 0)
                 self._sent += sent
                 self._output = self._output[sent:] if sent < len(self._output) else b""
@@ -246,16 +257,37 @@ class Connection:
             self.break_off()
             return sent
 
+    def _send_small(self) -> int:
+        """Send head and content with one call; 0 if the content is not at hand, so that nothing was sent."""
+        content = self.worker.buffer[: self._left]
+        try:
+            if os.preadv(self._file, [content], self._offset, os.RWF_NOWAIT) < self._left:
+                return 0
+        except OSError:
+            return 0
+        head, self._output = self._output, b""
+        sent = self.sock.sendmsg((head, content))
+        self._sent += sent
+        if sent < len(head):
+            self._output = head[sent:]
+            return self._blocked(sent)
+        self._offset += sent - len(head)
+        self._left -= sent - len(head)
+        if self._left:
+            return self._blocked(sent)
+        self._finish()
+        return sent
+
     def _step_file(self, sent: int, most_bytes: int) -> int:
-        window = min(self._left, most_bytes, _WINDOW_BYTES)
-        if self._offset >= self._warmed:
-            end = min(self._offset + _WINDOW_BYTES, self._offset + self._left)
-            if not _is_warm(self._file, self._offset, end):
+        offset = self._offset
+        if offset >= self._warmed:
+            end = offset + min(self._left, _WINDOW_BYTES)
+            if not _is_warm(self._file, offset, end):
                 self._warm(end)
                 return sent
             self._warmed = end
-        window = min(window, self._warmed - self._offset)
-        moved = os.sendfile(self.fd, self._file, self._offset, window)
+        window = min(most_bytes, self._warmed - offset)
+        moved = os.sendfile(self.fd, self._file, offset, window)
         if moved == 0:
             self.worker.damaged(*self.subject, "its file is shorter than it should be")
             self.break_off()
@@ -308,7 +340,16 @@ class Connection:
     def _begin_sending(self) -> None:
         self._sent = 0
         self._blocked_seconds = 0.0
-        self._wait_for_turn()
+        worker = self.worker
+        if worker.at_once <= 0 or worker.queue:
+            self._wait_for_turn()
+            return
+        self.state = State.BUSY
+        sent = self.step(worker.at_once)
+        if sent < 0:
+            sent = -1 - sent
+            self._wait_for_turn()
+        worker.at_once -= max(sent, LEAST_BYTES)
 
     def _wait_for_turn(self) -> None:
         self.wait()
@@ -365,6 +406,8 @@ class Connection:
     # Reading.
 
     def _read(self, received: bytes) -> None:
+        if self._handler.again(self, received):
+            return
         if received[:1] == b"\r":
             received = received[start_of_head(received, 0) :]
         end = received.find(_END, 0, MOST_HEAD_BYTES) + len(_END)
@@ -390,6 +433,9 @@ class Connection:
 class Handler(Protocol):
     """Answers requests."""
 
+    def again(self, connection: Connection, received: bytes) -> bool:
+        """Answer what was received if it is a request like one before; False if it has to be handled."""
+
     def handle(self, connection: Connection, head: bytes) -> None:
         """Answer a request, whose head this is; what of its body has come is in `connection.received`."""
 
@@ -399,16 +445,15 @@ class Handler(Protocol):
 
 def _is_warm(file: int, begin: int, end: int) -> bool:
     """Whether both ends of a part are in the page cache; where nobody can tell, it counts as such."""
-    for offset in (begin, end - 1):
-        try:
-            os.preadv(file, [_probe], offset, os.RWF_NOWAIT)
-        except BlockingIOError:
-            return False
-        except OSError:
-            return True
-        if end - begin <= 4096:
-            break
+    try:
+        os.preadv(file, _PROBE, end - 1, os.RWF_NOWAIT)
+        if end - begin > _READ_AHEAD_BYTES:
+            os.preadv(file, _PROBE, begin, os.RWF_NOWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
     return True
 
 
-_probe: Final = bytearray(1)
+_PROBE: Final = (bytearray(1),)

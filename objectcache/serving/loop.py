@@ -71,6 +71,8 @@ class Loop:
         self._accept_again()
         next_tick = worker.now + _TICK_SECONDS
         keeper_interest = select.EPOLLIN
+        # What was said before there was a loop, such as that the index is here.
+        worker.keeper.flush()
         while not self._is_over():
             events = self._epoll.poll(self._patience(next_tick), _MOST_EVENTS)
             worker.tick()

@@ -27,7 +27,7 @@ Refuse = Callable[[Connection, int, str], None]
 # Received at one go, before others have their turn.
 _TURN_BYTES: Final = 2**20
 # Of a body in chunks, nobody knows the size before its end: room is asked for in steps that double.
-_FIRST_RESERVATION: Final = 2**20
+_FIRST_RESERVATION: Final = 2**18
 
 
 def begin_upload(worker: Worker, connection: Connection, request: tuple[Head, ObjectTarget], refuse: Refuse) -> None:
@@ -300,21 +300,21 @@ class Upload:
     def _fail_to_write(self, error: OSError) -> None:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         text = "the disk is full" if full else f"the disk does not take it: {error.strerror}"
-        self._fail(507 if full else 503, text)
+        self._fail(507 if full else 503, text, error.errno or 0)
 
-    def _fail(self, status: int, reason: str) -> None:
-        self._give_up()
+    def _fail(self, status: int, reason: str, error_number: int = 0) -> None:
+        self._give_up(error_number)
         self._connection.upload = None
         self._refuse(self._connection, status, reason)
 
-    def _give_up(self) -> None:
+    def _give_up(self, error_number: int = 0) -> None:
         if self._has_ended:
             return
         self._has_ended = True
         self._close_file()
         if self._object_id:
             remove_incoming(self._worker.incoming_fd, self._object_id)
-            self._worker.keeper.tell(Abandon(self._object_id))
+            self._worker.keeper.tell(Abandon(self._object_id, error_number))
             self._object_id = 0
 
     def _close_file(self) -> None:

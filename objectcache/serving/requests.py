@@ -14,6 +14,7 @@ from objectcache.link import Done, Identity, List, Listed, Refused, Remove, Sum,
 from objectcache.serving.connection import Connection
 from objectcache.serving.keeper_link import Answer
 from objectcache.serving.putting import begin_upload
+from objectcache.serving.repeats import Repeats
 from objectcache.serving.worker import Worker, is_damage
 from objectcache.storage.checking import DamagedError, verify
 from objectcache.storage.files import open_object
@@ -39,6 +40,11 @@ class Requests:
 
     def __init__(self, worker: Worker) -> None:
         self._worker: Final = worker
+        self._repeats: Final = Repeats(worker)
+
+    def again(self, connection: Connection, received: bytes) -> bool:
+        """Answer a request that is like one before; False if it is none."""
+        return self._repeats.answer(connection, received)
 
     def handle(self, connection: Connection, raw: bytes) -> None:
         """Answer a request, now or when others have answered."""
@@ -214,6 +220,8 @@ class Requests:
             os.close(file)
             connection.send(status, answer, keep_alive=keep_alive)
             return
+        if status == 200:
+            self._repeats.note(connection, head, target)
         connection.subject = (entry.object_id, target.bucket, target.name)
         connection.send_file(status, answer, (file, offset, length), keep_alive=keep_alive)
 

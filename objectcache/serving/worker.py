@@ -44,10 +44,10 @@ if TYPE_CHECKING:
 log: Final = logging.getLogger(__name__)
 
 _MOST_TOKENS: Final = 20_000
-# The disk cannot read it, the file system's own check fails (EUCLEAN, EBADMSG), or it is no file. Other errors, such as
-# EMFILE, say something of this process or of the client.
+# The disk cannot read it, the file system's own check fails (EUCLEAN, EBADMSG), or it is no file, which sendfile calls
+# EINVAL. Other errors, such as EMFILE, say something of this process or of the client.
 _DAMAGE: Final = frozenset(
-    {errno.EIO, errno.EUCLEAN, errno.EBADMSG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENXIO}
+    {errno.EIO, errno.EUCLEAN, errno.EBADMSG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENXIO, errno.EINVAL}
 )
 
 
@@ -68,6 +68,8 @@ class Worker:
         now: Monotonic seconds, read once a turn.
         seconds: Since 1970, as often.
         endings: Of answers of this second.
+        at_once: Bytes that may still be sent this turn without waiting in the queue; buckets have to take turns only
+            where there is more.
         resumed: Connections with a request that was received already, for the next turn.
     """
 
@@ -89,6 +91,7 @@ class Worker:
         self.resumed: list[Connection] = []
         self.interest: Callable[[Connection, int], None] = lambda _connection, _mask: None
         self.now = 0.0
+        self.at_once = 0
         self.seconds = 0
         self.endings = answers.endings(0)
         self.tick()
@@ -97,6 +100,7 @@ class Worker:
     def tick(self) -> None:
         """Look at the clocks; once a turn of the loop."""
         self.now = time.monotonic()
+        self.at_once = QUANTUM_BYTES if self.pace is None else 0
         seconds = int(time.time())
         if seconds != self.seconds:
             self.seconds = seconds

@@ -42,6 +42,7 @@ class Answering:
             case Abandon() as message:
                 if self._is_reserved_by(asked.worker, message.object_id):
                     self._kept.accounts.reserve(message.object_id, None)
+                self._kept.could_not_write(message.error_number)
             case Damaged() as message:
                 self._damage(message)
             case Sound() as message:

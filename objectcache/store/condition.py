@@ -9,6 +9,8 @@ from objectcache.storage.catalogue import CatalogueError, CatalogueFullError, Ca
 DiskState = Literal["ok", "full", "read_only", "broken"]
 
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+# Other errors say something of one file or of this process, and nothing of the disk.
+_OF_THE_DISK: Final = frozenset({*(_FULL - {errno.EFBIG}), errno.EROFS, errno.EIO})
 _STATUSES: Final[dict[DiskState, int]] = {"ok": 0, "full": 507, "read_only": 503, "broken": 503}
 
 
@@ -46,6 +48,11 @@ class Condition:
     def note(self, error: CatalogueError | OSError) -> None:
         self.state = _state(error)
         self.error = f"the cache's disk takes no objects ({self.state}): {error}"
+
+    def note_if_of_the_disk(self, error: OSError) -> None:
+        """What kept one file from being written or removed may keep all of them from it."""
+        if error.errno in _OF_THE_DISK:
+            self.note(error)
 
     def recovered(self) -> None:
         self.state, self.error = "ok", ""

@@ -216,6 +216,10 @@ class Kept:
 
     # Changing, without one.
 
+    def could_not_write(self, error_number: int) -> None:
+        """A worker could not write the file of an object."""
+        self.condition.note_if_of_the_disk(OSError(error_number, os.strerror(error_number)))
+
     def release(self, object_id: int) -> None:
         """Give a reservation back, with what was written."""
         self.accounts.reserve(object_id, None)
@@ -230,10 +234,10 @@ class Kept:
 
     def sweep(self) -> None:
         """What is out of the index goes from the disk too."""
-        if self._garbage:
-            ids = sorted(self._garbage)
-            self._garbage.clear()
-            self._remove_files(ids)
+        ids = sorted(self._garbage)
+        self._garbage.clear()
+        for each in ids:
+            self._remove_files([each])
         if self._owed:
             self.settle()
 
@@ -269,7 +273,7 @@ class Kept:
         except OSError as error:
             # All were tried; those that are there are tried again.
             self._garbage.update(ids)
-            self.condition.note(error)
+            self.condition.note_if_of_the_disk(error)
 
     # The index.
 

@@ -1,6 +1,7 @@
 """What others may know of a store."""
 
 from dataclasses import dataclass
+from typing import Final
 
 from objectcache.room.accounts import Account
 from objectcache.room.victims import Reason
@@ -8,6 +9,9 @@ from objectcache.store.condition import DiskState
 from objectcache.store.evicting import Evicting
 from objectcache.store.kept import Kept
 from objectcache.store.ruled import Ruled
+
+# A cache that may use less than such a part of its capacity is none.
+_LEAST_PART: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,15 @@ class View:
     disk_error: str
     put_seconds: int
     read_seconds: int
+
+    @property
+    def problem(self) -> str:
+        """Why new objects find no place, for the operator; empty if they do."""
+        if self.disk != "ok":
+            return self.disk_error
+        if self.usable_bytes < max(self.used_bytes, self.capacity_bytes // _LEAST_PART):
+            return "other files on its disk leave the cache no room; remove some, or lower --capacity or --free-bytes"
+        return ""
 
 
 def viewed(kept: Kept, ruled: Ruled, evicting: Evicting) -> View:

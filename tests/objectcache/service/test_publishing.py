@@ -372,6 +372,14 @@ async def test_refusals_are_survived(api: ApiServer, kube: Kube, code: int) -> N
         assert (cache.publisher.state.failures, cache.publisher.state.problem) == (3, "")
 
 
+async def test_a_server_that_asks_for_time_is_given_it_within_reason(api: ApiServer, kube: Kube) -> None:
+    api.refusals = [Refusal(429, "PATCH", retry_after=3600)]
+    async with running(kube, holding(b=GI)) as cache:
+        cache.publisher.serve()
+
+        await api.until(lambda: sizes(api) == {"b": GI})
+
+
 async def test_a_cluster_that_lacks_the_kind_is_told_what_to_do(api: ApiServer, kube: Kube) -> None:
     del api.kinds[CACHE_NODES]
     async with running(kube, holding(b=GI)) as cache:
