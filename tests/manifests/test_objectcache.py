@@ -544,7 +544,8 @@ class TestWithProxies:
         ]
         service = one(built, "Service", CACHES)
         [port] = service["spec"]["ports"]
-        assert url.split("/")[2].removesuffix(f":{port['port']}").split(".")[:2] == [CACHES, "tasuki-system"]
+        # In the same namespace, whichever that is.
+        assert url.split("/")[2].removesuffix(f":{port['port']}") == CACHES
         assert url.endswith(f":{port['port']}")
         assert token["audience"] == Cache(url=url).audience
 
