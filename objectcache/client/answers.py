@@ -125,7 +125,8 @@ def content(status: int, headers: Mapping[str, str], body: bytes, span: Span) ->
 def _is_asked(span: Span, first: int, last: int, total: int | None) -> bool:
     if span.start < 0:
         return total is not None and first == max(0, total + span.start) and last == total - 1
-    return first == span.start and (last + 1 in {span.end, total})
+    ends = [each for each in (span.end, total) if each is not None]
+    return first == span.start and bool(ends) and last + 1 == min(ends)
 
 
 def stat(status: int, headers: Mapping[str, str]) -> ObjectStat | None:

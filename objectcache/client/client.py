@@ -4,11 +4,11 @@ import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 from objectcache.client.address import bucket_address
 from objectcache.client.answers import ListedObject, ObjectStat, Page, Span, content, page, refused, stat
-from objectcache.client.connections import Answer, Body, Connections, Request, position, rewound
+from objectcache.client.connections import Answer, Connections, Request
 from objectcache.client.names import escaped, routing_key
 from objectcache.client.tokens import Token
 from tasuki.routing.maglev import Host, Maglev
@@ -99,32 +99,18 @@ class CacheClient:
         answer = self._ask("HEAD", self._address.object_target(name))
         return stat(answer.status, answer.headers)
 
-    def put(
-        self,
-        name: str | bytes,
-        content: bytes | bytearray | memoryview | IO[bytes],
-        *,
-        size_bytes: int | None = None,
-        pinned: bool = False,
-    ) -> None:
+    def put(self, name: str | bytes, content: bytes | bytearray | memoryview, *, pinned: bool = False) -> None:
         """Keep an object; whoever puts last, wins.
 
         Args:
             name: Escaped here.
-            content: Bytes, or a stream that is read from where it stands.
-            size_bytes: Of a stream; it must have at least so many left.
+            content: All of it.
             pinned: Whether it stays until it is deleted, for which the bucket has a quota of its own.
-
-        Raises:
-            ValueError: A stream comes without its size.
         """
-        size = memoryview(content).nbytes if isinstance(content, bytes | bytearray | memoryview) else size_bytes
-        if size is None:
-            raise ValueError("a stream comes without its size; give size_bytes")
         headers = {"Content-Type": "application/octet-stream"}
         if pinned:
             headers["Tasuki-Pinned"] = "true"
-        answer = self._ask("PUT", self._address.object_target(name), headers, content, size)
+        answer = self._ask("PUT", self._address.object_target(name), headers, content)
         if answer.status != 201:
             raise refused("PUT", answer.status, answer.headers, answer.body)
 
@@ -171,14 +157,13 @@ class CacheClient:
         method: str,
         target: str,
         headers: Mapping[str, str] | None = None,
-        body: Body | None = None,
-        size_bytes: int = 0,
+        body: bytes | bytearray | memoryview | None = None,
     ) -> Answer:
-        token, start = self._token.current(), position(body)
-        request = Request(method, target, {"Accept-Encoding": "identity", **(headers or {})}, body, size_bytes)
+        token = self._token.current()
+        request = Request(method, target, {"Accept-Encoding": "identity", **(headers or {})}, body)
         answer = self._connections.exchange(_authorized(request, token))
         # It may have been renewed since its file was read.
-        if answer.status == 401 and token and self._token.changed_from(token) and rewound(body, start):
+        if answer.status == 401 and token and self._token.changed_from(token):
             return self._connections.exchange(_authorized(request, self._token.current()))
         return answer
 

@@ -9,15 +9,12 @@ import select
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import IO, Final
+from typing import Final
 
 from objectcache.client.address import BucketAddress
 from objectcache.client.errors import UnreachableError
 
-Body = bytes | bytearray | memoryview | IO[bytes]
-
 _MOST_IDLE: Final = 64
-_STREAMED_BYTES: Final = 2**20
 _DROPPED: Final = (ConnectionResetError, BrokenPipeError, ConnectionAbortedError, http.client.RemoteDisconnected)
 
 
@@ -27,14 +24,12 @@ class Request:
 
     Attributes:
         target: As it is sent.
-        body: Of so many bytes, where it is a stream; it is read from where it stands.
     """
 
     method: str
     target: str
     headers: Mapping[str, str] = field(repr=False)  # one holds the token
-    body: Body | None = field(default=None, repr=False)
-    size_bytes: int = 0
+    body: bytes | bytearray | memoryview | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,25 +61,20 @@ class Connections:
         """Send it, and read the answer whole.
 
         It is sent once more if an old connection turns out to be closed by the other side, as servers close idle ones;
-        every method here may be repeated (RFC 9110, 9.2.2). A stream is, if it can seek.
+        every method here may be repeated (RFC 9110, 9.2.2).
 
         Raises:
             UnreachableError: There is no answer, or it broke off.
         """
-        start = position(request.body)
         connection = self._taken()
-        if connection is not None:
-            try:
-                return self._exchanged(connection, request)
-            except _DROPPED as error:
-                if not rewound(request.body, start):
-                    raise self._unreachable(request, error) from error
-            except (http.client.HTTPException, OSError) as error:
-                raise self._unreachable(request, error) from error
         try:
+            if connection is not None:
+                with contextlib.suppress(*_DROPPED):
+                    return self._exchanged(connection, request)
             return self._exchanged(self._new(), request)
         except (http.client.HTTPException, OSError) as error:
-            raise self._unreachable(request, error) from error
+            said = str(error) or type(error).__name__
+            raise UnreachableError(f"{request.method} at {self._address.base_url} brought no answer: {said}") from error
 
     def close(self) -> None:
         idle = self._mine()
@@ -95,10 +85,6 @@ class Connections:
     def __del__(self) -> None:
         # A file system lives as long as fsspec remembers it, and nobody closes one.
         self.close()
-
-    def _unreachable(self, request: Request, error: Exception) -> UnreachableError:
-        said = str(error) or type(error).__name__
-        return UnreachableError(f"{request.method} at {self._address.base_url} brought no answer: {said}")
 
     def _mine(self) -> collections.deque[http.client.HTTPConnection]:
         pid = os.getpid()
@@ -123,15 +109,11 @@ class Connections:
             connection.close()
 
     def _new(self) -> http.client.HTTPConnection:
-        address = self._address
-        if not address.is_tls:
-            return http.client.HTTPConnection(
-                address.host, address.port, timeout=self._timeout_seconds, blocksize=_STREAMED_BYTES
-            )
+        host, port, timeout = self._address.host, self._address.port, self._timeout_seconds
+        if not self._address.is_tls:
+            return http.client.HTTPConnection(host, port, timeout=timeout)
         self._context = self._context or ssl.create_default_context()
-        return http.client.HTTPSConnection(
-            address.host, address.port, timeout=self._timeout_seconds, blocksize=_STREAMED_BYTES, context=self._context
-        )
+        return http.client.HTTPSConnection(host, port, timeout=timeout, context=self._context)
 
     def _exchanged(self, connection: http.client.HTTPConnection, request: Request) -> Answer:
         try:
@@ -151,18 +133,13 @@ class Connections:
 
 
 def _response(connection: http.client.HTTPConnection, request: Request) -> http.client.HTTPResponse:
-    headers = dict(request.headers)
-    if request.body is not None:
-        headers["Content-Length"] = str(request.size_bytes)
     try:
-        connection.request(request.method, request.target, request.body, headers)
+        connection.request(request.method, request.target, request.body, dict(request.headers))
     except (BrokenPipeError, ConnectionResetError):
         # A server that refuses closes without reading the body; what it said mostly still arrives.
         response = connection.getresponse()
         if response.status < 400:
             raise
-        response.headers["Connection"] = "close"
-        response.will_close = True
         return response
     return connection.getresponse()
 
@@ -181,19 +158,3 @@ def _has_something_to_read(descriptor: int) -> bool:
     poller = select.poll()
     poller.register(descriptor, select.POLLIN)
     return bool(poller.poll(0))
-
-
-def position(body: Body | None) -> int | None:
-    """Where a body begins; None of one that cannot be read twice."""
-    if body is None or isinstance(body, bytes | bytearray | memoryview):
-        return 0
-    return body.tell() if body.seekable() else None
-
-
-def rewound(body: Body | None, start: int | None) -> bool:
-    """Whether the body, which began there, can be sent once more."""
-    if start is None:
-        return False
-    if body is not None and not isinstance(body, bytes | bytearray | memoryview):
-        body.seek(start)
-    return True

@@ -2,10 +2,10 @@
 
 import functools
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import fsspec
 from fsspec.callbacks import NoOpCallback
@@ -14,16 +14,10 @@ from fsspec.implementations.chained import ChainedFileSystem
 from objectcache.client.address import AddressError
 from objectcache.client.client import DEFAULT_TIMEOUT_SECONDS, CacheClient
 from objectcache.client.files import CachedFile, WrittenFile
-from objectcache.client.keeping import (
-    DEFAULT_BLOCK_SIZE,
-    DEFAULT_MAX_OBJECT,
-    Keeping,
-    Kept,
-    Version,
-    place_of,
-    span_in,
-)
-from objectcache.client.read_through import Counts, Load, ReadThrough
+from objectcache.client.keeping import DEFAULT_BLOCK_SIZE, DEFAULT_MAX_OBJECT, Keeping, Version
+from objectcache.client.origin import Origin
+from objectcache.client.read_through import Counts, ReadThrough
+from objectcache.client.reading import CachedFiles, returning
 
 URL_VARIABLE: Final = "TASUKI_CACHE_URL"
 BUCKET_VARIABLE: Final = "TASUKI_CACHE_BUCKET"
@@ -32,8 +26,6 @@ TOKEN_PATH_VARIABLE: Final = "PFIO_HTTP_BEARER_TOKEN_PATH"  # noqa: S105 - where
 
 _READ_AHEAD_BYTES: Final = 4 * 2**20
 
-Given = TypeVar("Given")
-Made = TypeVar("Made")
 Place = str | os.PathLike[str]
 
 
@@ -86,7 +78,7 @@ class CachedFileSystem(ChainedFileSystem):  # type: ignore[misc] # fsspec ships 
             max_object: In bytes.
             block_size: In bytes.
             origin: The place, in letters of your own; for origins that are the same under different options.
-            threads: For calls with many paths or ranges.
+            threads: For calls with many paths or ranges; 1 for an origin that takes one at a time.
             timeout_seconds: For each step with the cache.
             fo: What fsspec adds to a chain; not used.
             storage_options: For fsspec's own.
@@ -101,8 +93,8 @@ class CachedFileSystem(ChainedFileSystem):  # type: ignore[misc] # fsspec ships 
             raise ValueError("give either target_protocol (with target_options) or fs: the origin")
         if threads < 1:
             raise ValueError(f"threads is {threads}; it must be at least 1")
-        self._target = (target_protocol, dict(target_options or {}))
-        self._made = (os.getpid(), fs if fs is not None else fsspec.filesystem(target_protocol, **self._target[1]))
+        if fs is None:
+            fs = fsspec.filesystem(target_protocol, **(target_options or {}))
         if token_path is None:
             token_path = os.environ.get(TOKEN_PATH_VARIABLE)
         client = CacheClient(
@@ -111,33 +103,20 @@ class CachedFileSystem(ChainedFileSystem):  # type: ignore[misc] # fsspec ships 
             token_path=token_path or None,
             timeout_seconds=timeout_seconds,
         )
-        place = place_of(self._made[1].storage_options) if origin is None else origin
-        self._keeping = Keeping(version, max_object, block_size, place)
-        self._cache = ReadThrough(client)
-        self._threads = threads
+        made = Origin(fs)
+        keeping = Keeping(version, max_object, block_size, made.place if origin is None else origin)
+        self.files = CachedFiles(made, keeping, ReadThrough(client), threads)
         self._strip_protocol = self._stripped  # type: ignore[method-assign] # as fsspec's own that wrap another do
 
     @property
     def fs(self) -> Any:
-        """The origin; in a fork's child another one, as file systems on an event loop do not survive a fork."""
-        pid, origin = self._made
-        if pid != os.getpid():
-            origin = type(origin)(*origin.storage_args, **origin.storage_options)
-            self._made = (os.getpid(), origin)
-        return origin
+        """The origin."""
+        return self.files.origin.fs
 
     @property
     def counts(self) -> Counts:
         """What this process read by way of this file system."""
-        return self._cache.counts
-
-    @property
-    def client(self) -> CacheClient:
-        return self._cache.client
-
-    def kept(self, path: Place, found: Mapping[str, Any]) -> Kept | None:
-        """What a file of the origin is kept as, given its `info`; None if it is not."""
-        return self._keeping.kept(self._url(path), found)
+        return self.files.cache.counts
 
     # Paths.
 
@@ -149,16 +128,12 @@ class CachedFileSystem(ChainedFileSystem):  # type: ignore[misc] # fsspec ships 
         return os.fspath(path).removeprefix(f"{cls.protocol}://").removeprefix(f"{cls.protocol}::")
 
     def _stripped(self, path: Any) -> Any:
-        """As the origin spells it, which has a root and separators of its own."""
         if isinstance(path, list | tuple):
             return [self._stripped(each) for each in path]
-        return self.fs._strip_protocol(type(self)._strip_protocol(path))  # noqa: SLF001 - fsspec's way to wrap another
+        return self.files.origin.path(type(self)._strip_protocol(path))  # noqa: SLF001 - its own
 
     def unstrip_protocol(self, name: str) -> str:
-        return str(self.fs.unstrip_protocol(name))
-
-    def _url(self, path: Place) -> str:
-        return str(self.fs.unstrip_protocol(self._strip_protocol(path)))
+        return self.files.origin.url(self._strip_protocol(name))
 
     # Reads.
 
@@ -167,9 +142,7 @@ class CachedFileSystem(ChainedFileSystem):  # type: ignore[misc] # fsspec ships 
         path = str(self._strip_protocol(path))
         if kwargs:
             return bytes(self.fs.cat_file(path, start=start, end=end, **kwargs))
-        if self._keeping.version == "none":
-            return self._trusted(path, start, end)
-        return self._read(path, self.kept(path, self.fs.info(path)), start, end)
+        return self.files.read(path, start, end)
 
     def cat_ranges(
         self,
@@ -189,16 +162,11 @@ class CachedFileSystem(ChainedFileSystem):  # type: ignore[misc] # fsspec ships 
         lasts = ends if isinstance(ends, Sequence) else [ends] * len(paths)
         if not len(firsts) == len(lasts) == len(paths):
             raise ValueError(f"{len(paths)} paths come with {len(firsts)} starts and {len(lasts)} ends; give as many")
-        asked = functools.lru_cache(maxsize=None)(lambda path: self.kept(path, self.fs.info(path)))
-
-        def one(wanted: tuple[str, int | None, int | None]) -> bytes:
-            path, start, end = wanted
-            path = self._strip_protocol(path)
-            if kwargs or self._keeping.version == "none":
-                return self.cat_file(path, start, end, **kwargs)
-            return self._read(path, asked(path), start, end)
-
-        found = list(self._each(_returning(one), zip(paths, firsts, lasts, strict=True)))
+        wanted = list(zip(self._strip_protocol(paths), firsts, lasts, strict=True))
+        if kwargs:
+            found = list(self.files.each(returning(lambda each: self.cat_file(*each, **kwargs)), wanted))
+        else:
+            found = self.files.read_ranges(wanted)
         if on_error == "raise":
             for each in found:
                 if isinstance(each, Exception):
@@ -217,7 +185,7 @@ class CachedFileSystem(ChainedFileSystem):  # type: ignore[misc] # fsspec ships 
         only = self._strip_protocol(path) if isinstance(path, str) else None
         if len(paths) == 1 and only is not None and paths[0] == only and not recursive:
             return self.cat_file(paths[0], **kwargs)
-        found = dict(zip(paths, self._each(_returning(self.cat_file), paths), strict=True))
+        found = dict(zip(paths, self.files.each(returning(self.cat_file), paths), strict=True))
         errors = [each for each in found.values() if isinstance(each, Exception)]
         if errors and on_error == "raise":
             raise errors[0]
@@ -229,7 +197,7 @@ class CachedFileSystem(ChainedFileSystem):  # type: ignore[misc] # fsspec ships 
         """Download a file, piece by piece."""
         path = self._strip_protocol(rpath)
         is_plain = not kwargs and outfile is None and isinstance(lpath, str | os.PathLike)
-        kept = self.kept(path, self.fs.info(path)) if is_plain else None
+        kept = self.files.kept(path, self.files.origin.info(path)) if is_plain else None
         if kept is None:
             given = {"callback": callback, "outfile": outfile}
             self.fs.get_file(path, lpath, **{key: each for key, each in given.items() if each is not None}, **kwargs)
@@ -240,7 +208,7 @@ class CachedFileSystem(ChainedFileSystem):  # type: ignore[misc] # fsspec ships 
         target.parent.mkdir(parents=True, exist_ok=True)
         with target.open("wb") as file:
             for piece in kept.pieces():
-                progress.relative_update(file.write(self._read(path, kept, piece.first, piece.end)))
+                progress.relative_update(file.write(self.files.read_kept(path, kept, piece.first, piece.end)))
 
     def _open(
         self,
@@ -255,73 +223,19 @@ class CachedFileSystem(ChainedFileSystem):  # type: ignore[misc] # fsspec ships 
         if mode != "rb":
             options = {"block_size": block_size, "cache_options": cache_options}
             given = {name: value for name, value in options.items() if value is not None}
-            names = self._names([path])
-            file = self.fs._open(path, mode, autocommit=autocommit, **given, **kwargs)  # noqa: SLF001 - as `_stripped`
-            return WrittenFile(file, path, lambda: self._forget({*names, *self._names([path])}))
+            names = self.files.names([path])
+            file = self.fs._open(path, mode, autocommit=autocommit, **given, **kwargs)  # noqa: SLF001 - as `Origin.path`
+            return WrittenFile(file, path, lambda: self.files.forget(names | self.files.names([path])))
         if kwargs.keys() - {"cache_type", "size"}:
             return self.fs.open(path, mode, **kwargs)
-        kept = self._stated(path) if self._keeping.version == "none" else self.kept(path, self.fs.info(path))
+        kept = self.files.looked_up(path)
         if kept is None:
             return self.fs.open(path, mode, **kwargs)
         kwargs.pop("size", None)
         return CachedFile(
-            self, path, functools.partial(self._read, path, kept), kept.size_bytes,
+            self, path, functools.partial(self.files.read_kept, path, kept), kept.size_bytes,
             block_size=block_size or _READ_AHEAD_BYTES, cache_options=cache_options, **kwargs,
         )  # fmt: skip
-
-    def _stated(self, path: str) -> Kept | None:
-        """What is kept of a file that never changes; its size as the cache says it, if it does."""
-        stated = self._cache.stated(self._keeping.unversioned(self._url(path)))
-        if stated is None:
-            return self.kept(path, self.fs.info(path))
-        return Kept(self._keeping.unversioned(self._url(path)), stated)
-
-    def _trusted(self, path: str, start: int | None, end: int | None) -> bytes:
-        """Of a file that never changes: the cache is asked first, and the origin nothing if the cache has it."""
-        if min(start or 0, 0 if end is None else end) < 0 and end is not None:
-            start, end = span_in(self.fs.info(path)["size"], start, end)
-        if end is not None and (start or 0) >= end:
-            return b""
-        look = self._cache.look(self._keeping.unversioned(self._url(path)), start or 0, end)
-        if look.content is not None:
-            return look.content
-        kept = self.kept(path, self.fs.info(path))
-        if kept is None:
-            return bytes(self.fs.cat_file(path, start=start, end=end))
-        load, settled = self._load(path, kept, 0), functools.partial(self._is_settled, path, kept)
-        (piece,) = kept.pieces()
-        return self._cache.bring(piece, span_in(kept.size_bytes, start, end), load, settled, look)
-
-    def _read(self, path: str, kept: Kept | None, start: int | None, end: int | None) -> bytes:
-        if kept is None:
-            return bytes(self.fs.cat_file(path, start=start, end=end))
-        first, last = span_in(kept.size_bytes, start, end)
-        if first == last and kept.size_bytes:
-            return b""
-        settled = functools.partial(self._is_settled, path, kept)
-        reads = [
-            functools.partial(self._cache.read, piece, span, self._load(path, kept, piece.first), settled)
-            for piece, span in kept.parts(first, last)
-        ]
-        return reads[0]() if len(reads) == 1 else b"".join(self._each(_called, reads))
-
-    def _load(self, path: str, kept: Kept, offset: int) -> Load:
-        def load(start: int, end: int) -> bytes:
-            if (offset + start, offset + end) == (0, kept.size_bytes):
-                return bytes(self.fs.cat_file(path))
-            return bytes(self.fs.cat_file(path, start=offset + start, end=offset + end))
-
-        return load
-
-    def _is_settled(self, path: str, kept: Kept) -> bool:
-        """Whether the file is still the one that it was before it was read, so that no torn copy is kept."""
-        return self._keeping.version == "none" or self.kept(path, self.fs.info(path)) == kept
-
-    def _each(self, work: Callable[[Given], Made], given: Iterable[Given]) -> Iterator[Made]:
-        """Several at once, in their order."""
-        items = list(given)
-        with ThreadPoolExecutor(max(1, min(self._threads, len(items))), "tasukicache") as pool:
-            yield from pool.map(work, items)
 
     # Writes.
 
@@ -331,7 +245,7 @@ class CachedFileSystem(ChainedFileSystem):  # type: ignore[misc] # fsspec ships 
             super().pipe_file(path, value, mode=mode, **kwargs)
             return
         more = {} if mode == "overwrite" else {"mode": mode}
-        with self._writing([path]):
+        with self._writing(path):
             self.fs.pipe_file(path, value, **more, **kwargs)
 
     def put_file(self, lpath: str, rpath: str, *args: Any, **kwargs: Any) -> None:
@@ -339,17 +253,17 @@ class CachedFileSystem(ChainedFileSystem):  # type: ignore[misc] # fsspec ships 
         if self._intrans:
             super().put_file(lpath, path, *args, **kwargs)
             return
-        with self._writing([path]):
+        with self._writing(path):
             self.fs.put_file(lpath, path, *args, **kwargs)
 
     def touch(self, path: str, truncate: bool = True, **kwargs: Any) -> None:  # noqa: FBT001, FBT002 - fsspec's
         path = self._strip_protocol(path)
-        with self._writing([path]):
+        with self._writing(path):
             self.fs.touch(path, truncate=truncate, **kwargs)
 
     def cp_file(self, path1: str, path2: str, **kwargs: Any) -> None:
         target = self._strip_protocol(path2)
-        with self._writing([target]):
+        with self._writing(target):
             self.fs.cp_file(self._strip_protocol(path1), target, **kwargs)
 
     def mv(
@@ -365,42 +279,39 @@ class CachedFileSystem(ChainedFileSystem):  # type: ignore[misc] # fsspec ships 
         if recursive or not self.fs.isfile(source) or self.fs.isdir(target):
             super().mv(path1, path2, recursive=recursive, maxdepth=maxdepth, **kwargs)
             return
-        with self._writing([source, target]):
+        with self._writing(source, target):
             self.fs.mv(source, target, **kwargs)
 
     def rm_file(self, path: str) -> None:
         path = self._strip_protocol(path)
-        with self._writing([path]):
+        with self._writing(path):
             self.fs.rm_file(path)
 
     def _rm(self, path: str) -> None:
         self.rm_file(path)
 
     def rm(self, path: str | list[str], recursive: bool = False, maxdepth: int | None = None) -> None:  # noqa: FBT001, FBT002 - fsspec's
-        paths = self.expand_path(path, recursive=recursive, maxdepth=maxdepth)
-        with self._writing(paths):
+        names = self.files.names(self.expand_path(path, recursive=recursive, maxdepth=maxdepth))
+        try:
             self.fs.rm(self._strip_protocol(path), recursive=recursive, maxdepth=maxdepth)
+        finally:
+            self.files.forget(names)
 
-    def _writing(self, paths: Sequence[str]) -> "_Writing":
-        return _Writing(lambda: self._names(paths), self._forget)
+    @contextmanager
+    def _writing(self, *paths: str) -> Iterator[None]:
+        """While the origin is written: afterwards, also after a failure, the objects of before and after are deleted.
 
-    def _names(self, paths: Sequence[str]) -> set[str]:
-        """Of all objects that files are kept as now."""
-        found: set[str] = set()
-        for path in paths:
-            try:
-                kept = self.kept(path, self.fs.info(path))
-            except OSError:
-                kept = None
-            if kept is not None:
-                found.update(piece.name for piece in kept.pieces())
-            if self._keeping.version == "none":
-                found.add(self._keeping.unversioned(self._url(path)))
-        return found
+        Those of after too, as a file can get the time and size that it once had.
+        """
+        names = self.files.names(paths)
+        try:
+            yield
+        finally:
+            self.files.forget(names | self.files.names(paths))
 
-    def _forget(self, names: Iterable[str]) -> None:
-        for _ in self._each(self._cache.forget, sorted(names)):
-            pass
+    def invalidate_cache(self, path: str | None = None) -> None:
+        """Of listings, which are the origin's; objects stay."""
+        self.fs.invalidate_cache(None if path is None else self._strip_protocol(path))
 
 
 def _of_origin(name: str) -> Any:
@@ -421,31 +332,6 @@ for _name in (
     setattr(CachedFileSystem, _name, _of_origin(_name))
 
 
-def _invalidate_cache(self: CachedFileSystem, path: str | None = None) -> None:
-    """Of listings, which are the origin's; objects stay."""
-    self.fs.invalidate_cache(path)
-
-
-CachedFileSystem.invalidate_cache = _invalidate_cache
-
-
-class _Writing:
-    """While the origin is written: afterwards, also after a failure, the objects of before and after are deleted.
-
-    Those of after too, as a file can change and have the same time and size.
-    """
-
-    def __init__(self, names: Callable[[], set[str]], forget: Callable[[Iterable[str]], None]) -> None:
-        self._names, self._forget = names, forget
-        self._before: set[str] = set()
-
-    def __enter__(self) -> None:
-        self._before = self._names()
-
-    def __exit__(self, *_: object) -> None:
-        self._forget(self._before | self._names())
-
-
 def _given(option: str, value: str | None, variable: str) -> str:
     found = os.environ.get(variable) if value is None else value
     if not found:
@@ -454,19 +340,3 @@ def _given(option: str, value: str | None, variable: str) -> str:
             "containers (that of the bucket if it names just one)"
         )
     return found
-
-
-def _returning(work: Callable[[Given], Made]) -> Callable[[Given], Made | Exception]:
-    """One that returns its error, as fsspec's calls with many paths do."""
-
-    def returning(given: Given) -> Made | Exception:
-        try:
-            return work(given)
-        except Exception as error:  # noqa: BLE001 - handed to the caller, who asked for it
-            return error
-
-    return returning
-
-
-def _called(work: Callable[[], bytes]) -> bytes:
-    return work()

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,15 +18,24 @@ _LEAST_BLOCK: Final = 64 * 1024
 # Where file systems of fsspec say which content a file has, the surest first, as of their `info` and `ls`. What
 # follows the first one that is there does not count: a listing often says less than `info`.
 _TAGS: Final = (
-    "ETag", "etag", "e_tag", "md5Hash", "md5", "content_md5", "CRC", "sha", "generation", "VersionId", "version_id",
+    "ETag", "etag", "e_tag", "md5Hash", "md5", "content_md5", "Content-MD5", "Digest", "CRC", "sha", "hex", "blob_id",
+    "generation", "VersionId", "version_id",
 )  # fmt: skip
-_TIMES: Final = ("mtime", "LastModified", "last_modified", "updated", "modified", "Last-Modified", "created")
+_TIMES: Final = (
+    "mtime", "LastModified", "last_modified", "updated", "modified", "Last-Modified", "modificationTime", "modify",
+    "created",
+)  # fmt: skip
+# What names a file says nothing of its content, and a URL after a redirection may be another each time.
+_NAMES: Final = frozenset({"name", "Key", "url"})
 
 # Options of file systems that say which place a path is in; others say how to get there, or are secrets.
 _PLACES: Final = frozenset({
     "endpoint_url", "host", "hostname", "port", "fo", "target_protocol", "account_name", "base_url", "org", "repo",
     "sha", "path", "server", "share", "cluster", "instance",
 })  # fmt: skip
+
+# Of HTTP only: elsewhere what is before an @ is a name, and file systems of fsspec cut a password off themselves.
+_PASSWORD: Final = re.compile(r"^(https?://)[^/?#]*@")
 
 
 class KeepingError(ValueError):
@@ -107,7 +117,8 @@ class Keeping:
             raise KeepingError(f"block_size is {self.block_size}; it must be at least {_LEAST_BLOCK} bytes")
 
     def unversioned(self, url: str) -> str:
-        """The name of a file's object before its version."""
+        """The name of a file's object before its version; whoever may read the bucket reads names, so no password."""
+        url = _PASSWORD.sub(r"\1", url)
         return f"{url};origin={self.place}" if self.place else url
 
     def kept(self, url: str, found: Mapping[str, Any]) -> Kept | None:
@@ -130,13 +141,12 @@ class Keeping:
 def version_of(found: Mapping[str, Any]) -> str:
     """16 letters that differ where the origin says that the content does.
 
-    By a tag if it gives one, else by a time, and by the size. An origin that says nothing but sizes is taken at its
-    word: a file that changed and kept its size is the same to it.
+    By a tag if it gives one, else by a time, else by all that it says, and by the size. An origin that says nothing but
+    sizes is taken at its word: a file that changed and kept its size is the same to it.
     """
-    tag = next((_plain(found[key]) for key in _TAGS if found.get(key)), "")
-    time = "" if tag else next((_plain(found[key]) for key in _TIMES if found.get(key)), "")
-    said = json.dumps([found.get("size"), tag, time]).encode()
-    return hashlib.sha256(said).hexdigest()[:16]
+    known = next((_plain(found[key]) for key in (*_TAGS, *_TIMES) if found.get(key)), None)
+    said = known or sorted((key, _plain(found[key])) for key in found.keys() - _NAMES)
+    return hashlib.sha256(json.dumps([found.get("size"), said]).encode()).hexdigest()[:16]
 
 
 def place_of(options: Mapping[str, Any]) -> str:
@@ -150,7 +160,8 @@ def place_of(options: Mapping[str, Any]) -> str:
 
 def _named(options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for key in sorted(options):
-        value = options[key]
+        # A file system within another has options of its own.
+        value = getattr(options[key], "storage_options", options[key])
         if isinstance(value, Mapping):
             yield from ((f"{key}.{inner}", text) for inner, text in _named(value))
         elif key in _PLACES and value is not None and value != "":

@@ -11,16 +11,13 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from objectcache.client.client import CacheClient
-from objectcache.client.errors import CacheError, RefusedError, TokenError
+from objectcache.client.errors import CacheError
+from objectcache.client.health import Health
 from objectcache.client.keeping import Piece
 
 log: Final = logging.getLogger(__name__)
 
 _WARN_SECONDS: Final = 60.0
-# Each attempt at a node that is gone takes a timeout.
-_FAILURES_IN_A_ROW: Final = 3
-_PAUSE_SECONDS: Final = 5.0
-_TOO_LARGE_SECONDS: Final = 60.0
 _MOST_LANDINGS: Final = 1024
 
 
@@ -48,53 +45,6 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True)
-class Health:
-    """How the cache has lately been; times are of one monotonic clock.
-
-    Attributes:
-        failures: Without an answer, in a row.
-        ask_after: Nothing is asked before.
-        keep_after: Nothing is put before.
-        too_large_bytes: Objects of so many bytes or more are not put before `smaller_until`.
-    """
-
-    failures: int = 0
-    ask_after: float = 0.0
-    keep_after: float = 0.0
-    too_large_bytes: int = 0
-    smaller_until: float = 0.0
-
-    def may_ask(self, now: float) -> bool:
-        return now >= self.ask_after
-
-    def may_keep(self, size_bytes: int, now: float) -> bool:
-        """Whether it makes sense to read a whole object for the cache's sake."""
-        fits = size_bytes < self.too_large_bytes or now >= self.smaller_until
-        return self.may_ask(now) and now >= self.keep_after and fits
-
-    def answered(self) -> "Health":
-        return self if not self.failures else replace(self, failures=0)
-
-    def failed(self, error: CacheError, now: float) -> "Health":
-        """After a question or a write that was not answered as it should."""
-        if isinstance(error, RefusedError):
-            return replace(self, failures=0)
-        failures = self.failures + 1
-        if failures < _FAILURES_IN_A_ROW and not isinstance(error, TokenError):
-            return replace(self, failures=failures)
-        return replace(self, failures=0, ask_after=now + _PAUSE_SECONDS)
-
-    def not_kept(self, error: CacheError, size_bytes: int, now: float) -> "Health":
-        """After a PUT that failed, so that the next reader does not send its body for nothing."""
-        after = self.failed(error, now)
-        if not isinstance(error, RefusedError):
-            return replace(after, keep_after=now + _PAUSE_SECONDS)
-        if error.status == 413:
-            return replace(after, too_large_bytes=size_bytes, smaller_until=now + _TOO_LARGE_SECONDS)
-        return replace(after, keep_after=now + max(error.retry_seconds, _PAUSE_SECONDS))
-
-
-@dataclass(frozen=True, slots=True)
 class Look:
     """What the cache has.
 
@@ -115,7 +65,7 @@ class _Own:
 
     pid: int
     lock: threading.Lock = field(default_factory=threading.Lock)
-    health: Health = Health()
+    health: Health = field(default_factory=Health)
     counts: Counts = Counts()
     flights: dict[str, "Future[bytes]"] = field(default_factory=dict)
     landed: int = 0
@@ -143,11 +93,16 @@ class ReadThrough:
     def counts(self) -> Counts:
         return self._own().counts
 
+    @property
+    def may_ask(self) -> bool:
+        """Whether the cache is not being left alone, as after it did not answer."""
+        return self._own().health.may_ask(self._monotonic())
+
     def look(self, name: str, start: int = 0, end: int | None = None) -> Look:
         """Ask the cache alone."""
         own = self._own()
         landed = own.landed
-        if not own.health.may_ask(self._monotonic()):
+        if not self.may_ask:
             self._count(skipped=1)
             return Look(None, is_missing=False)
         try:
@@ -165,7 +120,7 @@ class ReadThrough:
 
     def stated(self, name: str) -> int | None:
         """An object's size in bytes; None if the cache does not say."""
-        if not self._own().health.may_ask(self._monotonic()):
+        if not self.may_ask:
             return None
         try:
             found = self.client.head(name)
@@ -209,7 +164,13 @@ class ReadThrough:
         return self._shared(piece, load, settled)[start:end]
 
     def forget(self, name: str) -> None:
-        """Delete an object whose file was written; what cannot be deleted is a warning."""
+        """Delete an object whose file was written; what cannot be deleted is a warning.
+
+        Who reads it in this process just now does not keep it.
+        """
+        own = self._own()
+        with own.lock:
+            own.flights.pop(name, None)
         try:
             self.client.delete(name)
         except CacheError as error:
@@ -236,12 +197,11 @@ class ReadThrough:
                 return flight.result()
             except CancelledError:
                 return self._loaded(load, 0, piece.size_bytes)
-        is_kept = False
         try:
             content = self._loaded(load, 0, piece.size_bytes)
             flight.set_result(content)
-            if len(content) == piece.size_bytes and settled():
-                is_kept = self._keep(piece.name, content)
+            if len(content) == piece.size_bytes and settled() and own.flights.get(piece.name) is flight:
+                self._land(own, piece.name, content, flight)
         except Exception as error:
             if not flight.done():
                 flight.set_exception(error)
@@ -251,13 +211,22 @@ class ReadThrough:
             if not flight.done():
                 flight.cancel()
             with own.lock:
-                own.flights.pop(piece.name, None)
-                if is_kept:
-                    own.landed += 1
-                    own.landings[piece.name] = own.landed
-                    while len(own.landings) > _MOST_LANDINGS:
-                        own.landings.popitem(last=False)
+                if own.flights.get(piece.name) is flight:
+                    del own.flights[piece.name]
         return content
+
+    def _land(self, own: _Own, name: str, content: bytes, flight: "Future[bytes]") -> None:
+        if not self._keep(name, content):
+            return
+        with own.lock:
+            is_forgotten = own.flights.get(name) is not flight
+            if not is_forgotten:
+                own.landed += 1
+                own.landings[name] = own.landed
+                while len(own.landings) > _MOST_LANDINGS:
+                    own.landings.popitem(last=False)
+        if is_forgotten:
+            self.forget(name)
 
     def _loaded(self, load: Load, start: int, end: int) -> bytes:
         content = load(start, end)

@@ -77,8 +77,14 @@ class Token:
 
     def changed_from(self, refused: str) -> bool:
         """Whether the file by now holds another one than the one that was refused."""
-        self._read = None
-        return self.current() != refused
+        if self._path is None:
+            return False
+        try:
+            token = _from(self._path)
+        except TokenError:
+            return False
+        self._read = (self._monotonic(), token)
+        return token != refused
 
 
 def _from(path: Path) -> str:

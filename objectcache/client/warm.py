@@ -1,7 +1,5 @@
 """`tasuki cache warm`: brings what is under a URL into the cache before it is needed; read `main` first."""
 
-import argparse
-import json
 import os
 import signal
 import sys
@@ -11,46 +9,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final, TextIO, get_args
+from typing import Final, TextIO
 
 import fsspec
 
 from objectcache.client.address import AddressError
 from objectcache.client.errors import CacheError
-from objectcache.client.filesystem import BUCKET_VARIABLE, TOKEN_PATH_VARIABLE, URL_VARIABLE, CachedFileSystem
-from objectcache.client.keeping import DEFAULT_BLOCK_SIZE, DEFAULT_MAX_OBJECT, KeepingError, Kept, Piece, Version
-from objectcache.client.warming import Outcome, Shard, Tally, bytes_text, own_files, progress, shard, summary
-from tasuki.kube.quantity import QuantityError, parse
+from objectcache.client.filesystem import CachedFileSystem
+from objectcache.client.keeping import KeepingError, Kept, Piece
+from objectcache.client.reading import CachedFiles, returning
+from objectcache.client.warm_options import Asked, read
+from objectcache.client.warming import Outcome, Tally, bytes_text, own_files, progress, summary
 
 _TERMINAL_SECONDS: Final = 0.5
 _LINE_SECONDS: Final = 10.0
-_MOST_PARALLEL: Final = 256
 _MOST_SHOWN_FAILURES: Final = 20
 _ATTEMPTS: Final = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What the command line asks.
-
-    Attributes:
-        options: Of the origin's file system.
-        max_object: In bytes.
-        block_size: In bytes.
-    """
-
-    url: str
-    cache: str | None
-    bucket: str | None
-    token_path: str | None
-    options: Mapping[str, Any]
-    parallel: int
-    shard: Shard
-    version: Version
-    max_object: int
-    block_size: int
-    origin: str | None
-    is_dry: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
     asked = read(argv)
     try:
         origin, path = fsspec.url_to_fs(asked.url, **asked.options)
-        cached = CachedFileSystem(
+        files = CachedFileSystem(
             fs=origin,
             cache_url=asked.cache,
             bucket=asked.bucket,
@@ -84,78 +58,43 @@ def main(argv: Sequence[str]) -> int:
             max_object=asked.max_object,
             block_size=asked.block_size,
             origin=asked.origin,
-        )
-    except (AddressError, KeepingError, CacheError, ValueError, ImportError) as error:
+        ).files
+    except (AddressError, KeepingError, CacheError, ValueError, ImportError, OSError) as error:
         _say(f"tasuki cache warm: {error}")
         return 2
     with _stop_signals() as stopped:
         try:
-            return _warm(asked, cached, path, stopped)
+            return _warm(asked, files, path, stopped)
         except OSError as error:
             _say(f"tasuki cache warm: {asked.url} cannot be listed: {str(error) or type(error).__name__}")
             return 1
 
 
-def read(argv: Sequence[str]) -> Asked:
-    """What is asked, by arguments (without the program's name).
-
-    Raises:
-        SystemExit: With 2 and a sentence on standard error if something is wrong, with 0 after `--help`.
-    """
-    parser = argparse.ArgumentParser(
-        prog="tasuki cache warm",
-        description="Bring all files under a URL into the cache, as the Python client (fsspec) will look for them.",
-        epilog="What is there already is left alone, so that it can be interrupted and started again.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("url", help="a file, or a folder with all below it, as fsspec spells it: s3://bucket/folder")
-    parser.add_argument("--cache", metavar="URL", help=f"of the cache [{URL_VARIABLE}]")
-    parser.add_argument("--bucket", metavar="NAME", help=f"of the cache [{BUCKET_VARIABLE}]")
-    parser.add_argument("--token-path", metavar="PATH", help=f"of a file with a token [{TOKEN_PATH_VARIABLE}]")
-    parser.add_argument(
-        "--option", metavar="NAME=VALUE", action="append", default=[], type=_option,
-        help="of the origin's file system, in JSON if it is that; may be repeated",
-    )  # fmt: skip
-    parser.add_argument("--parallel", metavar="COUNT", type=_parallel, default=16, help="objects at once (16)")
-    parser.add_argument(
-        "--shard", metavar="i/n", type=_typed(shard), default=Shard(),
-        help="only this part, so that n jobs with i from 0 share the work (0/1)",
-    )  # fmt: skip
-    parser.add_argument("--dry-run", action="store_true", help="only look what is missing")
-    parser.add_argument(
-        "--version", choices=get_args(Version), default="auto", help="as the file system that will read it (auto)"
-    )
-    for name, default in (("--max-object", DEFAULT_MAX_OBJECT), ("--block-size", DEFAULT_BLOCK_SIZE)):
-        parser.add_argument(
-            name, metavar="BYTES", type=_typed(_bytes), default=default,
-            help=f"as the file system that will read it ({default // 2**20}Mi)",
-        )  # fmt: skip
-    parser.add_argument("--origin", metavar="PLACE", help="as the file system that will read it (by its options)")
-    given = parser.parse_args(argv)
-    return Asked(
-        given.url, given.cache, given.bucket, given.token_path, dict(given.option), given.parallel, given.shard,
-        given.version, given.max_object, given.block_size, given.origin, given.dry_run,
-    )  # fmt: skip
-
-
-def _warm(asked: Asked, cached: CachedFileSystem, path: str, stopped: "_Stopped") -> int:
+def _warm(asked: Asked, files: CachedFiles, path: str, stopped: "_Stopped") -> int:
     started = time.monotonic()
-    paths = list(own_files(((each, cached.unstrip_protocol(each)) for each in cached.fs.find(path)), asked.shard))
+    origin = files.origin
+    paths = list(own_files(((each, origin.url(each)) for each in origin.fs.find(path)), asked.shard))
     if not paths and asked.shard.count == 1:
         _say(f"tasuki cache warm: there is no file under {asked.url}; is it spelled right?")
         return 1
-    screen = _Screen(sys.stderr, started)
+    screen = _Screen(sys.stderr)
     with ThreadPoolExecutor(asked.parallel, "warm") as pool:
-        work, tally = _looked_at(cached, paths, pool, stopped)
+        found = _look(files, paths, pool, stopped, screen)
+        tally = found.tally
+        screen.clear()
         _say(f"{tally.total_objects} objects of {len(paths)} files, {bytes_text(tally.total_bytes)}")
+        for failed, why in found.failures.items():
+            tally = tally.after("failed", 0, why)
+            screen.failed(failed, why)
         do = _missing if asked.is_dry else _put
-        for done, outcome, error in _results(pool, work, lambda each: do(cached, each), stopped, asked.parallel):
-            tally = tally.after(outcome, done.piece.size_bytes, error)
-            if error is not None:
-                screen.failed(done.piece.name, error)
-            if tally.hopeless:
-                stopped.event.set()
-            screen.show(tally)
+        for ended in _results(pool, found.work, lambda each: do(files, each), stopped, asked.parallel):
+            if ended is not None:
+                tally = tally.after(ended.outcome, ended.work.piece.size_bytes, ended.error)
+                if ended.error is not None:
+                    screen.failed(ended.work.piece.name, ended.error)
+                if tally.hopeless:
+                    stopped.event.set()
+            screen.show(progress(tally, time.monotonic() - started))
     screen.clear()
     if tally.hopeless:
         _say(f"tasuki cache warm: given up: {tally.hopeless}")
@@ -166,23 +105,45 @@ def _warm(asked: Asked, cached: CachedFileSystem, path: str, stopped: "_Stopped"
     return 0 if is_all_there else 1
 
 
-def _looked_at(
-    cached: CachedFileSystem, paths: Sequence[str], pool: ThreadPoolExecutor, stopped: "_Stopped"
-) -> tuple[list[_Work], Tally]:
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What there is to do, and by their paths the files of which that cannot be said."""
+
+    work: Sequence[_Work]
+    failures: Mapping[str, Exception]
+    tally: Tally
+
+
+def _look(
+    files: CachedFiles, paths: Sequence[str], pool: ThreadPoolExecutor, stopped: "_Stopped", screen: "_Screen"
+) -> _Found:
     """All objects of these files; a file that went away meanwhile is not one any more."""
 
-    def look(path: str) -> tuple[str, Kept | None]:
-        if stopped.event.is_set():
-            return path, None
-        try:
-            return path, cached.kept(path, cached.fs.info(path))
-        except FileNotFoundError:
-            return path, None
+    def look(path: str) -> Kept | None:
+        return files.kept(path, files.origin.info(path))
 
-    found = list(pool.map(look, paths))
-    work = [_Work(path, kept, piece) for path, kept in found if kept is not None for piece in kept.pieces()]
-    unkept = 0 if stopped.event.is_set() else sum(kept is None for _, kept in found)
-    return work, Tally(len(work), sum(each.piece.size_bytes for each in work), unkept)
+    work, failures, unkept = list[_Work](), dict[str, Exception](), 0
+    for number, (path, kept) in enumerate(zip(paths, pool.map(returning(look), paths), strict=True)):
+        if stopped.event.is_set():
+            break
+        if isinstance(kept, Kept):
+            work += (_Work(path, kept, piece) for piece in kept.pieces())
+        elif kept is None:
+            unkept += 1
+        elif not isinstance(kept, FileNotFoundError):
+            failures[path] = kept
+        screen.show(f"{number + 1}/{len(paths)} files looked at")
+    total_bytes = sum(each.piece.size_bytes for each in work)
+    return _Found(work, failures, Tally(len(work) + len(failures), total_bytes, unkept))
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """One object's end."""
+
+    work: _Work
+    outcome: Outcome
+    error: Exception | None = None
 
 
 def _results(
@@ -191,8 +152,8 @@ def _results(
     do: Callable[[_Work], Outcome],
     stopped: "_Stopped",
     parallel: int,
-) -> Iterator[tuple[_Work, Outcome, Exception | None]]:
-    """As they come, with only so many waiting that stopping is soon."""
+) -> Iterator[_Ended | None]:
+    """As they come, with only so many waiting that stopping is soon; None after a while in which none came."""
     left, running = iter(work), dict[Future[Outcome | None], _Work]()
 
     def begin(each: _Work) -> Outcome | None:
@@ -206,31 +167,31 @@ def _results(
             running[pool.submit(begin, each)] = each
         if not running:
             return
-        for future in wait(running, timeout=_TERMINAL_SECONDS, return_when=FIRST_COMPLETED).done:
+        ended = wait(running, timeout=_TERMINAL_SECONDS, return_when=FIRST_COMPLETED).done
+        if not ended:
+            yield None
+        for future in ended:
             done, error = running.pop(future), future.exception()
             if isinstance(error, Exception):
-                yield done, "failed", error
+                yield _Ended(done, "failed", error)
             elif (outcome := future.result()) is not None:
-                yield done, outcome, None
+                yield _Ended(done, outcome)
 
 
-def _missing(cached: CachedFileSystem, work: _Work) -> Outcome:
-    stated = cached.client.head(work.piece.name)
+def _missing(files: CachedFiles, work: _Work) -> Outcome:
+    stated = files.cache.client.head(work.piece.name)
     return "there" if stated is not None and stated.size_bytes == work.piece.size_bytes else "missing"
 
 
-def _put(cached: CachedFileSystem, work: _Work) -> Outcome:
-    if _missing(cached, work) == "there":
+def _put(files: CachedFiles, work: _Work) -> Outcome:
+    if _missing(files, work) == "there":
         return "there"
-    piece = work.piece
-    is_whole = piece.size_bytes == work.kept.size_bytes
-    span = {} if is_whole else {"start": piece.first, "end": piece.end}
-    content = cached.fs.cat_file(work.path, **span)
-    if len(content) != piece.size_bytes or cached.kept(work.path, cached.fs.info(work.path)) != work.kept:
+    content = files.load(work.path, work.kept, work.piece, 0, work.piece.size_bytes)
+    if len(content) != work.piece.size_bytes or not files.is_unchanged(work.path, work.kept):
         raise _Changed("it changed while it was read; start again")
     for attempt in range(_ATTEMPTS):
         try:
-            cached.client.put(piece.name, content)
+            files.cache.client.put(work.piece.name, content)
         except CacheError as error:
             if attempt + 1 == _ATTEMPTS or getattr(error, "status", 0) not in {0, 429, 503}:
                 raise
@@ -243,17 +204,16 @@ def _put(cached: CachedFileSystem, work: _Work) -> Outcome:
 class _Screen:
     """Progress on a terminal's last line, or as a line every ten seconds elsewhere."""
 
-    def __init__(self, stream: TextIO, started: float) -> None:
-        self._stream, self._started, self._shown = stream, started, started
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self._shown = stream, time.monotonic()
         self._is_terminal = stream.isatty()
         self._failures = 0
 
-    def show(self, tally: Tally) -> None:
+    def show(self, line: str) -> None:
         now = time.monotonic()
         if now - self._shown < (_TERMINAL_SECONDS if self._is_terminal else _LINE_SECONDS):
             return
         self._shown = now
-        line = progress(tally, now - self._started)
         self._stream.write(f"\r{line}\x1b[K" if self._is_terminal else f"{line}\n")
         self._stream.flush()
 
@@ -301,44 +261,6 @@ def _stop_signals() -> Iterator[_Stopped]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _typed(reader: Callable[[str], Any]) -> Callable[[str], Any]:
-    """For argparse, which else would not say what it must be."""
-
-    def read_text(text: str) -> Any:
-        try:
-            return reader(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(f"{text!r}: it must be {error}") from None
-
-    return read_text
-
-
-def _bytes(text: str) -> int:
-    try:
-        size = parse(text)
-    except QuantityError:
-        size = None
-    if size is None or size < 0 or size != int(size):
-        raise ValueError("bytes, such as 64Mi")
-    return int(size)
-
-
-def _parallel(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= _MOST_PARALLEL:
-        raise argparse.ArgumentTypeError(f"{text!r}: it must be 1 to {_MOST_PARALLEL}")
-    return int(text)
-
-
-def _option(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not name or not equals:
-        raise argparse.ArgumentTypeError(f"{name!r}: it must be name=value, such as anon=true")
-    try:
-        return name, json.loads(value)
-    except json.JSONDecodeError:
-        return name, value
 
 
 def _say(text: str) -> None:

@@ -38,6 +38,11 @@ def test_a_part_that_was_not_asked_for_is_an_error(content_range: str) -> None:
         content(206, {"content-range": content_range}, b"ab", Span(2, 4))
 
 
+def test_a_longer_part_up_to_the_end_is_an_error() -> None:
+    with pytest.raises(CacheError):
+        content(206, {"content-range": "bytes 2-9/10"}, b"23456789", Span(2, 4))
+
+
 def test_behind_the_end_there_is_nothing_and_no_object_is_none() -> None:
     assert content(416, {}, b"", Span(5, 9)) == b""
     assert content(404, {}, b"", Span()) is None

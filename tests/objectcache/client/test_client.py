@@ -1,6 +1,5 @@
 """The client, over real sockets."""
 
-import io
 import logging
 import multiprocessing
 import pickle
@@ -57,17 +56,6 @@ def test_an_empty_object_is_a_hit(client: CacheClient) -> None:
     client.put("x", b"")
 
     assert client.get("x") == b""
-
-
-def test_a_stream_is_put_from_where_it_stands(client: CacheClient) -> None:
-    stream = io.BytesIO(b"skip" + b"z" * 3_000_000)
-    stream.seek(4)
-
-    client.put("x", stream, size_bytes=3_000_000)
-
-    assert client.get("x") == b"z" * 3_000_000
-    with pytest.raises(ValueError, match="size_bytes"):
-        client.put("x", stream)
 
 
 def test_names_are_sent_as_they_are_documented(cache: RunningCache, client: CacheClient) -> None:
@@ -131,7 +119,7 @@ def test_a_token_that_was_renewed_just_now_is_tried_again(cache: RunningCache, t
         client.get("x")
     path.write_text(TOKEN)
 
-    client.put("x", io.BytesIO(b"abc"), size_bytes=3)
+    client.put("x", b"abc")
 
     assert client.get("x") == b"abc"
     assert [status for _, _, status in cache.log] == [401, 401, 201, 200]
@@ -188,7 +176,7 @@ def test_a_request_on_a_connection_that_the_server_drops_is_sent_once_more() -> 
         client = CacheClient(server.url, "bk")
         client.get("x")
 
-        client.put("x", io.BytesIO(b"abc"), size_bytes=3)
+        client.put("x", b"abc")
 
         assert [each[:3] for each in server.requests] == [b"GET", b"PUT", b"PUT"]
         assert server.requests[2].endswith(b"abc")

@@ -5,6 +5,8 @@ import json
 import multiprocessing
 import os
 import pickle
+import runpy
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +21,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from objectcache.client.address import AddressError
 from objectcache.client.filesystem import CachedFileSystem
 from tests.objectcache.caches import TOKEN, RunningCache
+from tests.objectcache.client.origins import ListedFileSystem, RefreshingFileSystem
 
 fsspec.register_implementation("tasukicache", CachedFileSystem, clobber=True)
 
@@ -81,6 +84,15 @@ def test_a_chained_url_with_options(cache: RunningCache, folder: Path, monkeypat
         assert file.read() == "abc"
 
     assert cache.log[-1] == ("PUT", "/v1/objects/bk/memory:///d/a", 201)
+
+
+def test_the_example_reads_a_folder(cache: RunningCache, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "a").write_bytes(b"abc")
+    example = Path(__file__).parents[3] / "examples" / "objectcache" / "client.py"
+
+    runpy.run_path(str(example))["main"](f"file://{folder}")
+
+    assert f"{folder}/a begins with b'abc'\n" in capsys.readouterr().out
 
 
 def test_without_an_address_the_remedy_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,6 +165,54 @@ def test_a_changed_file_is_read_anew(cache: RunningCache, folder: Path) -> None:
     os.utime(path, ns=(1, 1))
 
     assert fs.cat_file(path) == b"new"
+
+
+@pytest.mark.parametrize("kind", [ListedFileSystem, RefreshingFileSystem])
+def test_what_changed_behind_a_listing_in_memory_is_not_kept_as_what_it_was(
+    cache: RunningCache, kind: type[ListedFileSystem]
+) -> None:
+    origin = kind()
+    fs = CachedFileSystem(fs=origin)
+    origin.write("/a", b"old")
+    origin.info("/a")
+    origin.write("/a", b"new")
+
+    fs.cat_file("/a")
+    origin.write("/a", b"old")
+    origin.listed.clear()
+
+    assert fs.cat_file("/a") == b"old"
+
+
+def test_what_cannot_be_looked_at_after_it_was_read_is_still_read(cache: RunningCache) -> None:
+    origin = ListedFileSystem()
+    fs = CachedFileSystem(fs=origin)
+    origin.write("/a", b"abc")
+    origin.after_read = lambda: origin.store.pop("/a")
+
+    assert fs.cat_file("/a") == b"abc"
+    assert asked(cache) == [("GET", 404)]
+
+
+def test_ranges_of_one_file_look_at_it_once(cache: RunningCache) -> None:
+    origin = ListedFileSystem()
+    origin.listed = _Forgetful()
+    fs = CachedFileSystem(fs=origin)
+    origin.write("/a", CONTENT)
+    fs.cat_file("/a")
+    origin.looks.clear()
+
+    fs.cat_ranges(["/a"] * 20 + ["/none"] * 20, [0] * 40, [5] * 40)
+
+    assert sorted(origin.looks) == ["/a", "/none"]
+
+
+class _Forgetful(dict[str, dict[str, Any]]):
+    """No listing: every `info` asks the store, which takes a while."""
+
+    def __contains__(self, key: object) -> bool:
+        time.sleep(0.001)
+        return False
 
 
 def test_a_file_that_never_changes_is_not_looked_at(cache: RunningCache, folder: Path) -> None:
@@ -292,6 +352,17 @@ def test_a_cache_that_is_down_costs_no_more_than_the_ranges(folder: Path) -> Non
     assert fs.counts.origin_bytes <= 150 + len(CONTENT) + 3
 
 
+def test_removing_does_not_wait_for_a_cache_that_is_down(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for number in range(50):
+        (folder / str(number)).touch()
+    fs = local(cache_url="http://127.0.0.1:1", bucket="bk", token_path="", threads=1)
+
+    fs.rm(str(folder), recursive=True)
+
+    assert not folder.exists()
+    assert fs.counts.failures == 3
+
+
 @pytest.mark.parametrize("options", [{"bucket": "other"}, {"token_path": ""}], ids=["bucket", "token"])
 def test_a_refused_reader_reads_the_origin(cache: RunningCache, folder: Path, options: dict[str, Any]) -> None:
     (folder / "a").write_bytes(b"abc")
@@ -341,7 +412,7 @@ def test_a_file_system_survives_pickling_and_holds_no_token(cache: RunningCache,
     third = fsspec.AbstractFileSystem.from_json(fs.to_json())
 
     assert other.cat_file(folder / "a") == third.cat_file(folder / "a") == b"abc"
-    assert TOKEN not in json.dumps(fs.to_dict()) + repr(fs.client)
+    assert TOKEN not in json.dumps(fs.to_dict()) + repr(fs.files.cache.client)
     assert TOKEN.encode() not in pickle.dumps(fs)
 
 

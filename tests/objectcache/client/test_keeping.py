@@ -1,6 +1,7 @@
 """Which objects a file is kept as."""
 
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -51,6 +52,11 @@ def test_what_is_no_file_with_a_size_is_not_kept(found: dict[str, Any]) -> None:
         pytest.param({"ETag": '"x"'}, {"ETag": '"y"'}, False, id="another tag"),
         pytest.param({"etag": 'W/"x"'}, {"ETag": '"x"'}, True, id="spelled by a listing and by info"),
         pytest.param({"mtime": 1.0, "ino": 3}, {"mtime": 1.0, "ino": 4}, True, id="another inode is no other content"),
+        pytest.param({"modify": "20260101"}, {"modify": "20260102"}, False, id="a time as FTP says it"),
+        pytest.param({"modificationTime": 1}, {"modificationTime": 2}, False, id="a time as WebHDFS says it"),
+        pytest.param({"Content-MD5": "x"}, {"Content-MD5": "y"}, False, id="a digest as HTTP says it"),
+        pytest.param({"revision": 1}, {"revision": 2}, False, id="by something of its own"),
+        pytest.param({"name": "/a"}, {"name": "a"}, True, id="spelled in another way"),
         pytest.param(
             {"created": datetime(2026, 1, 1, tzinfo=UTC)},
             {"created": datetime(2026, 1, 2, tzinfo=UTC)},
@@ -68,6 +74,26 @@ def test_a_place_is_what_the_options_name_and_no_secret() -> None:
     assert place_of({"client_kwargs": {"endpoint_url": "http://a"}}) != place_of({"endpoint_url": "http://b"})
     assert place_of({"fo": "x.zip", "secret": "1"}) == place_of({"fo": "x.zip", "secret": "2"})
     assert place_of({"fo": "x.zip"}) != place_of({"fo": "y.zip"})
+
+
+def test_a_place_is_also_what_a_file_system_within_names() -> None:
+    one, other = (SimpleNamespace(storage_options={"host": host, "password": "p"}) for host in ("a", "b"))
+
+    assert place_of({"path": "/x", "fs": one}) != place_of({"path": "/x", "fs": other})
+    assert place_of({"path": "/x", "fs": one}) == place_of({"path": "/x", "fs": one})
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("https://user:secret@host/a@b", "https://host/a@b"),
+        ("http://host/a@b", "http://host/a@b"),
+        ("file:///a@b", "file:///a@b"),
+        ("s3://a@b/c", "s3://a@b/c"),
+    ],
+)
+def test_a_name_holds_no_password(url: str, expected: str) -> None:
+    assert Keeping("none").unversioned(url) == expected
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from objectcache.client.client import CacheClient
-from objectcache.client.errors import CacheError, RefusedError, TokenError, UnreachableError
 from objectcache.client.keeping import Piece
-from objectcache.client.read_through import Health, ReadThrough
+from objectcache.client.read_through import ReadThrough
 from tests.objectcache.caches import TOKEN, RunningCache
 from tests.objectcache.client.odd_server import answer, odd_server
 
@@ -41,50 +40,6 @@ def reader(cache: RunningCache) -> Iterator[ReadThrough]:
     client.close()
 
 
-@pytest.mark.parametrize(
-    ("error", "may_ask_after"),
-    [
-        pytest.param(UnreachableError("down"), 5.0, id="no answer three times pauses"),
-        pytest.param(RefusedError("no", 500), 0.0, id="any answer is one"),
-    ],
-)
-def test_a_cache_that_fails_is_left_alone_for_a_while(error: CacheError, may_ask_after: float) -> None:
-    health = Health()
-    for _ in range(3):
-        health = health.failed(error, 0.0)
-
-    assert health.may_ask(4.9) is (may_ask_after == 0.0)
-    assert health.may_ask(5.0)
-
-
-def test_an_answer_in_between_starts_the_count_over() -> None:
-    down = UnreachableError("down")
-
-    health = Health().failed(down, 0.0).failed(down, 0.0).answered().failed(down, 0.0)
-
-    assert health.may_ask(0.0)
-
-
-def test_without_a_token_nothing_is_asked_for_a_while() -> None:
-    assert not Health().failed(TokenError("none"), 0.0).may_ask(1.0)
-
-
-@pytest.mark.parametrize(
-    ("error", "size", "now", "expected"),
-    [
-        pytest.param(RefusedError("full", 507), 1, 4.0, False, id="no room for a while"),
-        pytest.param(RefusedError("full", 507), 1, 5.0, True, id="then again"),
-        pytest.param(RefusedError("busy", 429, 30.0), 1, 29.0, False, id="as long as it says"),
-        pytest.param(RefusedError("large", 413), 100, 1.0, False, id="as large a one"),
-        pytest.param(RefusedError("large", 413), 99, 1.0, True, id="a smaller one"),
-        pytest.param(RefusedError("large", 413), 100, 60.0, True, id="as large a one after a minute"),
-        pytest.param(UnreachableError("down"), 1, 4.0, False, id="broke off"),
-    ],
-)
-def test_after_a_put_that_failed(error: CacheError, size: int, now: float, expected: bool) -> None:
-    assert Health().not_kept(error, 100, 0.0).may_keep(size, now) is expected
-
-
 def test_a_miss_is_kept_and_then_a_hit(cache: RunningCache, reader: ReadThrough) -> None:
     origin = Origin()
 
@@ -104,6 +59,27 @@ def test_what_changed_while_it_was_read_is_not_kept(cache: RunningCache, reader:
     assert reader.read(PIECE, WHOLE, lambda start, end: CONTENT[:4], settled) == CONTENT[:4]
 
     assert [method for method, _, _ in cache.log] == ["GET", "GET"]
+
+
+@pytest.mark.parametrize("when", ["while it is read", "while it is put"])
+def test_what_was_written_while_it_was_read_is_not_kept(cache: RunningCache, reader: ReadThrough, when: str) -> None:
+    put = reader.client.put
+
+    def load(start: int, end: int) -> bytes:
+        if when == "while it is read":
+            reader.forget("x")
+        return CONTENT
+
+    def slow_put(name: str, content: bytes) -> None:
+        if when == "while it is put":
+            reader.forget("x")
+        put(name, content)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reader.client, "put", slow_put)
+        assert reader.read(PIECE, WHOLE, load, settled) == CONTENT
+
+    assert reader.client.get("x") is None
 
 
 def test_an_object_of_another_size_is_replaced(cache: RunningCache, reader: ReadThrough) -> None:

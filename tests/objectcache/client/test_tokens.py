@@ -45,6 +45,16 @@ def test_a_file_that_went_away_leaves_the_last_token(tmp_path: Path) -> None:
     assert token.current() == "one"
 
 
+def test_a_refused_token_whose_file_went_away_stays_the_last_one(tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    path.write_text("one")
+    token = Token(path, monotonic=lambda: 0.0)
+    token.current()
+    path.unlink()
+
+    assert (token.changed_from("one"), token.current()) == (False, "one")
+
+
 @pytest.mark.parametrize("content", [b"", b"two words", b"a\nb", b"\xff"])
 def test_what_is_no_token_is_an_error_that_does_not_show_it(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "token"

@@ -1,10 +1,12 @@
 """`tasuki cache warm`, over real sockets."""
 
+import io
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -16,6 +18,7 @@ from objectcache.client.warm import main
 from objectcache.client.warming import Shard, Tally, own_files, progress, shard, summary
 from tests.objectcache.caches import TOKEN, RunningCache
 from tests.objectcache.client.odd_server import Said, odd_server
+from tests.objectcache.client.origins import ListedFileSystem
 
 
 @pytest.fixture
@@ -64,6 +67,66 @@ def test_started_again_it_brings_what_is_missing(cache: RunningCache, folder: Pa
     assert main([f"file://{folder}", *flags]) == 0
 
     assert puts(cache) - before == 2
+
+
+def test_what_changed_behind_a_listing_is_not_put_as_what_it_was(
+    cache: RunningCache, flags: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    origin = ListedFileSystem()
+    monkeypatch.setattr("fsspec.url_to_fs", lambda url, **_: (origin, url))
+    origin.write("/d/a", b"old")
+    origin.info("/d/a")
+    origin.write("/d/a", b"new")
+
+    assert main(["/d", *flags]) == 1
+
+    assert "it changed while it was read" in capsys.readouterr().err
+    assert puts(cache) == 0
+
+
+def test_a_file_that_cannot_be_looked_at_fails_alone(
+    cache: RunningCache, flags: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    origin = ListedFileSystem()
+    monkeypatch.setattr("fsspec.url_to_fs", lambda url, **_: (origin, url))
+    for name in ("a", "b", "c"):
+        origin.write(f"/e/{name}", b"abc")
+    answers = origin.info
+
+    def info(path: str) -> dict[str, Any]:
+        if path == "/e/b":
+            raise PermissionError(f"{path} is another's")
+        if path == "/e/c":
+            raise FileNotFoundError(path)
+        return answers(path)
+
+    monkeypatch.setattr(origin, "find", lambda path: ["/e/a", "/e/b", "/e/c"])
+    monkeypatch.setattr(origin, "info", info)
+
+    assert main(["/e", *flags]) == 1
+
+    said = capsys.readouterr().err
+    assert "/e/b is another's" in said
+    assert "1 objects (3 B) put, 0 (0 B) were there, 1 failed; 0 s" in said
+    assert puts(cache) == 1
+
+
+def test_progress_is_said_while_nothing_ends(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("objectcache.client.warm._LINE_SECONDS", 0.0)
+    monkeypatch.setattr("objectcache.client.warm._TERMINAL_SECONDS", 0.01)
+
+    with odd_server([Said(b"", hangs=True)]) as server:
+
+        class Screen(io.StringIO):
+            def write(self, text: str) -> int:
+                if "0/7 objects" in text:
+                    server.released.set()
+                return super().write(text)
+
+        monkeypatch.setattr(sys, "stderr", Screen())
+        main([str(folder), "--cache", server.url, "--bucket", "bk", "--token-path", "", "--parallel", "1"])
+
+        assert server.released.is_set()
 
 
 def test_a_dry_run_puts_nothing(
@@ -135,7 +198,7 @@ def test_bad_arguments(arguments: list[str], said: str, capsys: pytest.CaptureFi
     assert said in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("url", ["nosuch://a/b", "/data"])
+@pytest.mark.parametrize("url", ["nosuch://a/b", "/data", "zip://*::file:///none.zip"])
 def test_what_cannot_be_begun(url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TASUKI_CACHE_URL", raising=False)
 
