@@ -83,7 +83,9 @@ def rules(
         elif bucket.selector is not None:
             if bucket.selector not in chosen:
                 chosen[bucket.selector] = labelled.chosen(bucket.selector)
-            allowed = chosen[bucket.selector].union(bucket.namespaces or ())
+            allowed = chosen[bucket.selector]
+            if bucket.namespaces:
+                allowed = allowed.union(bucket.namespaces)
         says_whom = bucket.selector is not None or bucket.namespaces is not None
         made.append(
             BucketRules(

@@ -30,6 +30,9 @@ _USERNAME: Final = re.compile(r"system:serviceaccount:([^:]+):([^:]+)")
 _POD_NAME: Final = "authentication.kubernetes.io/pod-name"
 _POD_UID: Final = "authentication.kubernetes.io/pod-uid"
 
+# By so many characters a token is known where it is repeated.
+_TELLING: Final = 8
+
 _AWAY: Final = "the API server reviews none"
 _GRANT: Final = "grant our service account the verb create on tokenreviews (ClusterRole system:auth-delegator)"
 
@@ -254,7 +257,8 @@ class _Claims(msgspec.Struct, frozen=True):
 
 class _User(msgspec.Struct, frozen=True):
     username: str = ""
-    extra: dict[str, tuple[str, ...]] | None = None
+    # Of each an empty list may be written as null, as Go does.
+    extra: dict[str, tuple[str, ...] | None] | None = None
 
 
 class _ReviewStatus(msgspec.Struct, frozen=True):
@@ -280,7 +284,7 @@ def _identity(status: _ReviewStatus, audiences: Sequence[str]) -> Identity | str
     if match is None:
         return "the token is no service account's; use the one that is mounted into the pod"
     extra = status.user.extra or {}
-    name, uid = (next(iter(extra.get(key, ())), "") for key in (_POD_NAME, _POD_UID))
+    name, uid = (next(iter(extra.get(key) or ()), "") for key in (_POD_NAME, _POD_UID))
     return Identity(match[1], match[2], name, uid)
 
 
@@ -291,5 +295,6 @@ def _as_verdict(known: Known, lasts_seconds: float) -> Verdict:
 
 
 def _without(token: str, text: str) -> str:
-    """An error may tell what was sent."""
-    return text.replace(token, "[token]")
+    """An error may tell what was sent, also cut off; whatever follows the token is left out with it."""
+    before, found, _ = text.partition(token[:_TELLING])
+    return f"{before}[token]" if found else text

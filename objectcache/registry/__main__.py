@@ -19,6 +19,7 @@ from objectcache.registry.application import Application, Manners, Sources
 from objectcache.registry.cache import Bucket, Cache
 from objectcache.registry.config import Logins, Upstreams, read_logins, read_upstreams, with_context
 from objectcache.registry.fetching import Fetches, Outlets
+from objectcache.registry.layers import Layers
 from objectcache.registry.metrics import Metrics
 from objectcache.registry.resolving import Resolver
 from objectcache.registry.sessions import Patience, Sessions, opened_sessions
@@ -117,8 +118,10 @@ def _parts(settings: Settings, around: _Surroundings, metrics: Metrics, readines
     outlets = Outlets(metrics.fetch_ended, metrics.received.inc)
     fetches = Fetches(group, (upstream, cache, spool), settings.most_fetches, outlets)
     metrics.follow(lambda: spool.used_bytes, lambda: len(fetches))
-    manners = Manners(verifies_hits=settings.verify_hits == "true", most_streams=settings.most_streams)
-    return _Parts(Application(Sources(cache, upstream, resolver, fetches), metrics, manners), upstream)
+    verifies = settings.verify_hits == "true"
+    layers = Layers(cache, upstream, fetches, verifies_hits=verifies, corrupt=metrics.corrupt.inc)
+    manners = Manners(most_streams=settings.most_streams)
+    return _Parts(Application(Sources(layers, resolver, upstream), metrics, manners), upstream)
 
 
 def _watching(settings: Settings, parts: _Parts, readiness: Readiness) -> list[Callable[[], Coroutine[Any, Any, None]]]:

@@ -14,12 +14,11 @@ import aiohttp
 from yarl import URL
 
 from objectcache.registry.digests import Digest
-from objectcache.registry.ranges import Range
+from objectcache.registry.ranges import Range, read_content_range
 from tasuki.process.sentences import shortened
 
 log: Final = logging.getLogger(__name__)
 
-_CONTENT_RANGE: Final = re.compile(r"bytes (?:([0-9]{1,18})-([0-9]{1,18})|\*)/([0-9]{1,18})", re.ASCII)
 # A projected token lives for ten minutes at least and is replaced when four fifths of that are over.
 _TOKEN_SECONDS: Final = 10.0
 _MOST_TOKEN_BYTES: Final = 16 * 2**10
@@ -250,16 +249,13 @@ def _found(answer: aiohttp.ClientResponse, part: Range | None) -> Found | None:
     size = answer.content_length
     if answer.status == 200:
         return None if size is None else Found(size, 0, size - 1, _pieces(answer, size))
-    match = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
-    if match is None or part is None:
+    span = read_content_range(answer.headers.get("Content-Range", ""))
+    if span is None or part is None:
         return None
-    whole = int(match[3])
-    if match[1] is None:
-        return Found(whole, 0, -1, _pieces(answer, 0))
-    first, last = int(match[1]), int(match[2])
-    if answer.status != 206 or not first <= last < whole or size != last - first + 1:
-        return None
-    return Found(whole, first, last, _pieces(answer, size))
+    first, last, whole = span
+    if answer.status == 416:
+        return Found(whole, 0, -1, _pieces(answer, 0)) if last < first else None
+    return Found(whole, first, last, _pieces(answer, size)) if size == last + 1 - first > 0 else None
 
 
 async def _pieces(answer: aiohttp.ClientResponse, size: int) -> AsyncIterator[bytes]:

@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from time import monotonic
 from typing import Final
 
 import aiohttp
@@ -19,6 +20,11 @@ from objectcache.registry.spool import PIECE_BYTES, Spool, SpoolFile, pieces_of
 from objectcache.registry.upstream import Call, UpstreamClient
 
 log: Final = logging.getLogger(__name__)
+
+# The slowest that a registry may send, beside a while for anything: a layer that drips in holds up all who want it,
+# whom their runtimes' next host might serve.
+_LEAST_BYTES_PER_SECOND: Final = 32 * 2**10
+_PATIENCE_SECONDS: Final = 60.0
 
 # How a fetch ended, as it is counted.
 FETCHED: Final = "fetched"
@@ -63,13 +69,13 @@ class Fetch:
                 self._file = None
 
     async def started(self) -> None:
-        """Wait until its size is known.
+        """Wait until its size is known, and where there are no bytes to come until that is known to be right.
 
         Raises:
             RegistryError: It cannot be had.
             UnspooledError: It has to be fetched in another way.
         """
-        while self._file is None:
+        while self._file is None or not (self.size or self._is_verified):
             if self._error is not None:
                 raise self._error
             await self._moved.wait()
@@ -232,16 +238,23 @@ def blob_call(asked: BlobAsked, upstream: Upstream, method: str = "GET") -> Call
 
 
 async def received(answer: aiohttp.ClientResponse, host: str) -> AsyncIterator[bytes]:
-    """A body as it arrives.
+    """A body as it arrives; what counts as slow is the registry's time alone, not that of whoever takes the pieces.
 
     Raises:
-        RegistryError: It ends before its end.
+        RegistryError: It ends before its end, or comes too slowly.
     """
+    waited, arrived = 0.0, 0
     try:
-        while piece := await answer.content.readany():
+        while True:
+            began = monotonic()
+            async with asyncio.timeout(_PATIENCE_SECONDS + arrived / _LEAST_BYTES_PER_SECOND - waited):
+                piece = await answer.content.readany()
+            if not piece:
+                return
+            waited, arrived = waited + monotonic() - began, arrived + len(piece)
             yield piece
     except TimeoutError:
-        raise unavailable(504, f"{host} ceased to send") from None
+        raise unavailable(504, f"{host} ceased to send, or sends too slowly") from None
     except (aiohttp.ClientError, OSError) as error:
         raise unavailable(502, f"{host} broke off: {type(error).__name__}") from error
 

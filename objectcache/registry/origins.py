@@ -7,6 +7,9 @@ from typing import Final
 from yarl import URL
 
 _PORTS: Final = {"http": 80, "https": 443}
+# All unicast addresses that IANA gives out: `is_global` is true of much that is none of them, such as site-local
+# addresses and those that carry an IPv4 address in an older way.
+_INTERNET: Final = IPv6Network("2000::/3")
 # IPv6 addresses that carry an IPv4 address which is reached in the end (RFC 6052, RFC 3056).
 _NAT64: Final = IPv6Network("64:ff9b::/96")
 
@@ -53,7 +56,7 @@ def is_public(address: str) -> bool:
         return False
     if isinstance(found, IPv6Address):
         inner = _carried(found)
-        return is_public(str(inner)) if inner is not None else found.is_global and not found.is_multicast
+        return is_public(str(inner)) if inner is not None else found in _INTERNET and found.is_global
     return found.is_global and not found.is_multicast
 
 
@@ -64,8 +67,8 @@ def _carried(address: IPv6Address) -> IPv4Address | None:
 
 
 def is_address(host: str) -> bool:
-    try:
-        ip_address(host.partition("%")[0])
-    except ValueError:
-        return False
-    return True
+    """Whether aiohttp asks no name server for it (its helpers.is_ip_address), so that it is judged here or nowhere.
+
+    `127.1` and `2130706433` are such too, which the system takes for 127.0.0.1.
+    """
+    return ":" in host or host.replace(".", "").isdigit()

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 _FORM: Final = re.compile(r"bytes=(?:([0-9]{1,18})-([0-9]{0,18})|-([0-9]{1,18}))", re.ASCII)
+_CONTENT_FORM: Final = re.compile(r"bytes (?:([0-9]{1,18})-([0-9]{1,18})|\*)/([0-9]{1,18})", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,3 +43,18 @@ def within(asked: Range, size: int) -> tuple[int, int] | None:
     if asked.first >= size:
         return None
     return asked.first, size - 1 if asked.last is None else min(asked.last, size - 1)
+
+
+def read_content_range(text: str) -> tuple[int, int, int] | None:
+    """First and last byte, inclusive, and the size of the whole; None if it cannot be read.
+
+    Where nothing is there (`*`), the last byte is less than the first.
+    """
+    match = _CONTENT_FORM.fullmatch(text)
+    if match is None:
+        return None
+    size = int(match[3])
+    if match[1] is None:
+        return 0, -1, size
+    first, last = int(match[1]), int(match[2])
+    return (first, last, size) if first <= last < size else None

@@ -24,6 +24,13 @@ log: Final = logging.getLogger(__name__)
 
 _HOUR: Final = 3600.0
 _LONGEST_ACCEPT: Final = 2048
+# A digest has one content, whatever a client would rather have: what one may not take is no answer to the others who
+# wait for it.
+_ANY_MANIFEST: Final = (
+    "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, "
+    "application/vnd.docker.distribution.manifest.list.v2+json, "
+    "application/vnd.docker.distribution.manifest.v2+json, */*"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,19 +81,19 @@ class Resolver:
         self._cache: Final = cache
         self._tags: Final = tags
         self._monotonic: Final = monotonic
-        self._manifests: Final[SingleFlight[tuple[str, str, Digest], Manifest]] = SingleFlight(group)
+        self._manifests: Final[SingleFlight[tuple[Upstream, str, Digest], Manifest]] = SingleFlight(group)
         self._resolving: Final[SingleFlight[TagKey, Resolved]] = SingleFlight(group)
 
-    async def manifest(self, asked: ManifestAsked, upstream: Upstream, accept: str) -> Manifest:
+    async def manifest(self, asked: ManifestAsked, upstream: Upstream) -> Manifest:
         """A manifest whose bytes have the digest.
 
         Raises:
             RegistryError: It cannot be had.
         """
-        key = (asked.host, asked.repository, asked.digest)
-        return await self._manifests.get(key, lambda: self._find(asked, upstream, accept))
+        key = (upstream, asked.repository, asked.digest)
+        return await self._manifests.get(key, lambda: self._find(asked, upstream))
 
-    async def _find(self, asked: ManifestAsked, upstream: Upstream, accept: str) -> Manifest:
+    async def _find(self, asked: ManifestAsked, upstream: Upstream) -> Manifest:
         digest = asked.digest
         content = await self._cache.read(digest.manifest_name, MOST_BYTES)
         if content is not None:
@@ -95,7 +102,7 @@ class Resolver:
                 return Manifest(digest, media_type, content, was_cached=True)
             log.warning("the cache's manifest is not what its name says; removed digest=%s", digest)
             await self._cache.remove(digest.manifest_name)
-        return await self._fetch(asked, upstream, accept)
+        return await self._fetch(asked, upstream)
 
     async def tag(self, asked: TagAsked, upstream: Upstream, accept: str) -> TagFound:
         """What a tag leads to, by the registry if it can say.
@@ -105,14 +112,14 @@ class Resolver:
         """
         if len(accept) > _LONGEST_ACCEPT:
             raise RegistryError(400, MANIFEST_UNKNOWN, f"Accept has more than {_LONGEST_ACCEPT} characters")
-        key, now = TagKey(asked.host, asked.repository, asked.tag, accept), self._monotonic()
+        key, now = TagKey(upstream, asked.repository, asked.tag, accept), self._monotonic()
         known = self._tags.find(key, now)
         if known is not None and known.is_fresh:
             return TagFound(known.resolved, was_remembered=True)
         if known is not None and known.is_servable and self._tags.is_paused(key, now):
             return _stale(known)
         try:
-            return TagFound(await self._resolving.get(key, lambda: self._resolve(key, asked, upstream)))
+            return TagFound(await self._resolving.get(key, lambda: self._resolve(key, asked)))
         except RegistryError as error:
             if error.says_gone:
                 self._tags.forget(key)
@@ -126,9 +133,9 @@ class Resolver:
             )  # fmt: skip
             return _stale(known)
 
-    async def _resolve(self, key: TagKey, asked: TagAsked, upstream: Upstream) -> Resolved:
+    async def _resolve(self, key: TagKey, asked: TagAsked) -> Resolved:
         """By HEAD, which registries that count pulls do not count; by GET if that does not say enough."""
-        call = Call(upstream, asked.repository, f"manifests/{asked.tag}", "HEAD", headers={"Accept": key.accept})
+        call = Call(key.upstream, asked.repository, f"manifests/{asked.tag}", "HEAD", headers={"Accept": key.accept})
         try:
             async with self._upstream.opened(call) as answer:
                 resolved = _resolved(answer)
@@ -147,9 +154,9 @@ class Resolver:
         self._tags.put(key, resolved, self._monotonic())
         return resolved
 
-    async def _fetch(self, asked: ManifestAsked, upstream: Upstream, accept: str) -> Manifest:
+    async def _fetch(self, asked: ManifestAsked, upstream: Upstream) -> Manifest:
         digest = asked.digest
-        call = Call(upstream, asked.repository, f"manifests/{digest}", headers={"Accept": accept})
+        call = Call(upstream, asked.repository, f"manifests/{digest}", headers={"Accept": _ANY_MANIFEST})
         try:
             async with self._upstream.opened(call) as answer:
                 content = await read_bounded(answer, asked.host, MOST_BYTES)

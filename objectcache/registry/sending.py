@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Final
 
-from tasuki.process.asgi import Receive, Send
+from objectcache.registry.spool import PIECE_BYTES
+from tasuki.process.asgi import Message, Receive, Send
 
 
 class ClientGoneError(Exception):
@@ -46,30 +47,30 @@ class Sender:
         self._is_gone = True
 
     async def begin(self, status: int, headers: Mapping[str, str]) -> None:
+        """Raises ClientGoneError, as everything that follows: what was sent before is not taken."""
         encoded = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
-        await self._send({"type": "http.response.start", "status": status, "headers": encoded})
         self.has_begun = True
+        await self._put({"type": "http.response.start", "status": status, "headers": encoded})
 
     async def piece(self, piece: bytes) -> None:
-        """Send some of the body.
-
-        Raises:
-            ClientGoneError: It is not taken.
-        """
         if self._is_gone:
             raise ClientGoneError
-        try:
-            async with asyncio.timeout(self._stall_seconds):
-                await self._send({"type": "http.response.body", "body": piece, "more_body": True})
-        except TimeoutError:
-            raise ClientGoneError from None
+        await self._put({"type": "http.response.body", "body": piece, "more_body": True})
         self.sent_bytes += len(piece)
 
     async def end(self) -> None:
-        await self._send({"type": "http.response.body", "body": b""})
+        await self._put({"type": "http.response.body", "body": b""})
 
     async def whole(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
-        """Answer in one piece."""
+        """Answer with what is in memory already; of a large body, little more is kept for a client that stalls."""
         await self.begin(status, {**headers, "Content-Length": str(len(body))})
-        await self._send({"type": "http.response.body", "body": body})
-        self.sent_bytes += len(body)
+        for first in range(0, len(body), PIECE_BYTES):
+            await self.piece(body[first : first + PIECE_BYTES])
+        await self.end()
+
+    async def _put(self, message: Message) -> None:
+        try:
+            async with asyncio.timeout(self._stall_seconds):
+                await self._send(message)
+        except TimeoutError:
+            raise ClientGoneError from None

@@ -4,9 +4,10 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final
 
+from objectcache.registry.config import Upstream
 from objectcache.registry.digests import Digest
 
-# Some 400 bytes each.
+# Some 400 bytes each, and at most 3 KiB.
 _MOST: Final = 20_000
 
 
@@ -15,10 +16,11 @@ class TagKey:
     """A tag as one kind of client sees it.
 
     Attributes:
+        upstream: As it is configured: what another configuration led to, such as one with credentials, is forgotten.
         accept: The media types that the client takes: a registry may have a tag for each of them.
     """
 
-    host: str
+    upstream: Upstream
     repository: str
     tag: str
     accept: str

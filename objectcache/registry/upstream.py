@@ -26,6 +26,8 @@ _MOST_REDIRECTS: Final = 5
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 # With redirects and tokens, until the answer's headers are here.
 _HEAD_SECONDS: Final = 60.0
+# For the whole of a manifest or list; others may be waiting for the same.
+_DOCUMENT_SECONDS: Final = 60.0
 
 _MOST_TOKENS: Final = 4096
 _MOST_TOKEN_BYTES: Final = 64 * 2**10
@@ -79,6 +81,19 @@ class _Pass:
         return f"_Pass(expires={self.expires})"
 
 
+@dataclass(frozen=True, slots=True)
+class _PassKey:
+    """Whose a pass is: one that was had with other credentials, or under another configuration, is never shown.
+
+    Attributes:
+        login: None for asking anonymously.
+    """
+
+    upstream: Upstream
+    login: Credentials | None
+    repository: str
+
+
 class UpstreamClient:
     """Tokens are kept for as long as they are good, each for reading one repository.
 
@@ -99,16 +114,12 @@ class UpstreamClient:
         self._monotonic: Final = monotonic
         self._count: Final = count
         self._logins: Logins = MappingProxyType({})
-        self._passes: OrderedDict[tuple[str, str], _Pass] = OrderedDict()
-        self._token_flights: Final[SingleFlight[tuple[str, str], _Pass]] = SingleFlight(group)
+        self._passes: OrderedDict[_PassKey, _Pass] = OrderedDict()
+        self._token_flights: Final[SingleFlight[_PassKey, _Pass]] = SingleFlight(group)
 
     def use(self, logins: Logins) -> None:
         """Ask with these credentials from now on."""
         self._logins = logins
-        self.forget_tokens()
-
-    def forget_tokens(self) -> None:
-        self._passes.clear()
 
     @asynccontextmanager
     async def opened(self, call: Call) -> AsyncIterator[aiohttp.ClientResponse]:
@@ -138,62 +149,61 @@ class UpstreamClient:
                 answer.close()
 
     async def _answer(self, call: Call) -> aiohttp.ClientResponse:
-        key = (call.upstream.host, call.repository)
+        key = _PassKey(call.upstream, self._login(call.upstream), call.repository)
         had = self._kept(key)
         answer = await self._followed(call, had.value if had else "")
-        if answer.status != 401:
+        # Where a redirect led to may be anybody's: it is not to say who sees the registry's credentials.
+        if answer.status != 401 or origin_of(answer.url) != call.upstream.api:
             return answer
         challenges = read_challenges(answer.headers.getall("WWW-Authenticate", []))
         answer.close()
         if had is not None and self._passes.get(key) is had:
             del self._passes[key]
-        wanted = self._kept(key) or await self._token_flights.get(key, lambda: self._pass(call, challenges))
+        wanted = self._kept(key) or await self._token_flights.get(key, lambda: self._pass(key, challenges))
         return await self._followed(call, wanted.value)
 
-    def _kept(self, key: tuple[str, str]) -> _Pass | None:
+    def _login(self, upstream: Upstream) -> Credentials | None:
+        return self._logins.get(upstream.host) if upstream.shares_credentials else None
+
+    def _kept(self, key: _PassKey) -> _Pass | None:
         found = self._passes.get(key)
         if found is None or found.expires <= self._monotonic():
             return None
         self._passes.move_to_end(key)
         return found
 
-    async def _pass(self, call: Call, challenges: tuple[Challenge, ...]) -> _Pass:
+    async def _pass(self, key: _PassKey, challenges: tuple[Challenge, ...]) -> _Pass:
         """What to show for a repository, by what a registry asks for."""
-        login = self._login(call.upstream)
+        host, login = key.upstream.host, key.login
+        if key.upstream.shares_credentials and login is None:
+            text = f"the mirror is to ask {host} with credentials, and has none for it; add them to --logins"
+            raise unavailable(503, text)
         by_scheme = {each.scheme: each for each in reversed(challenges)}
         if "bearer" in by_scheme:
-            wanted = await self._token(call, by_scheme["bearer"], login)
+            async with asyncio.timeout(_HEAD_SECONDS):
+                wanted = await self._token(key, by_scheme["bearer"])
         elif "basic" in by_scheme and login is not None:
             wanted = _Pass(login.basic, float("inf"))
         else:
-            raise refusal(call.upstream.host, 401)
-        self._passes[call.upstream.host, call.repository] = wanted
+            raise refusal(host, 401)
+        self._passes[key] = wanted
         while len(self._passes) > _MOST_TOKENS:
             self._passes.popitem(last=False)
         return wanted
 
-    def _login(self, upstream: Upstream) -> Credentials | None:
-        if not upstream.shares_credentials:
-            return None
-        login = self._logins.get(upstream.host)
-        if login is None:
-            text = f"the mirror is to ask {upstream.host} with credentials, and has none for it; add them to --logins"
-            raise unavailable(503, text)
-        return login
-
-    async def _token(self, call: Call, challenge: Challenge, login: Credentials | None) -> _Pass:
+    async def _token(self, key: _PassKey, challenge: Challenge) -> _Pass:
         """A token for reading one repository and nothing else, whatever the registry would have it for."""
-        host = call.upstream.host
+        host = key.upstream.host
         realm = URL(challenge.parameters.get("realm", ""))
-        scope = {"scope": f"repository:{call.repository}:pull"}
+        scope = {"scope": f"repository:{key.repository}:pull"}
         service = {"service": challenge.parameters["service"]} if "service" in challenge.parameters else {}
-        session = self._session(realm, call.upstream)
+        session = self._session(realm, key.upstream)
         asked = self._monotonic()
         async with session.get(
             realm.update_query({**service, **scope}),
-            headers={"Authorization": login.basic} if login else {},
+            headers={"Authorization": key.login.basic} if key.login else {},
             allow_redirects=False,
-            ssl=_context(realm, call.upstream),
+            ssl=_context(realm, key.upstream),
         ) as answer:
             if answer.status != 200:
                 raise refusal(host, answer.status, answer.headers.get("Retry-After", ""))
@@ -271,12 +281,13 @@ async def read_bounded(answer: aiohttp.ClientResponse, host: str, most_bytes: in
     """The whole of a small answer.
 
     Raises:
-        RegistryError: It is too large, or ends before its end.
+        RegistryError: It is too large, too slow, or ends before its end.
     """
     try:
-        content = await _bounded(answer, most_bytes)
+        async with asyncio.timeout(_DOCUMENT_SECONDS):
+            content = await _bounded(answer, most_bytes)
     except TimeoutError:
-        raise unavailable(504, f"{host} ceased to send") from None
+        raise unavailable(504, f"{host} ceased to send, or sends too slowly") from None
     except (aiohttp.ClientError, OSError) as error:
         raise unavailable(502, f"{host} broke off: {_reason(error)}") from error
     if content is None:

@@ -75,21 +75,26 @@ def members(pods: Iterable[CachePod], nodes: Mapping[str, NodeFacts], port: int)
     """At most one of each node, sorted by node.
 
     A pod on a node that is not known yet is none: without its zone it would be taken for one of another zone.
-    Of several pods on a node, as an update that surges has them, the one that stays counts, then the younger.
+    Of several pods on a node, as an update that surges has them, the one that stays counts, then the younger. Likewise
+    of several with one address, as the last word of a pod that is gone may name another one's by now: Envoy takes the
+    first of a zone by its address, and passes over the others.
+    Where all nodes leave at once, as when an upgrade cordons them before there are new ones, their caches stay until
+    their pods go: else there would be none.
     """
-    chosen: dict[str, tuple[tuple[bool, str, str], Member]] = {}
-    for pod in pods:
-        facts = nodes.get(pod.node)
-        if facts is None or not pod.address:
-            continue
-        leaving = pod.leaving or facts.leaving
-        if not (pod.ready or pod.leaving):
-            continue
-        found = Member(pod.node, pod.address, port, facts.zone, facts.weight, leaving)
-        rank = (not pod.leaving, pod.created, pod.name)
-        if pod.node not in chosen or chosen[pod.node][0] < rank:
-            chosen[pod.node] = rank, found
-    return tuple(sorted(member for _, member in chosen.values()))
+    chosen: dict[str, CachePod] = {}
+    addresses: set[str] = set()
+    for pod in sorted(pods, key=lambda each: (not each.leaving, each.created, each.name), reverse=True):
+        usable = pod.node in nodes and pod.address and (pod.ready or pod.leaving)
+        if usable and pod.node not in chosen and pod.address not in addresses:
+            chosen[pod.node] = pod
+            addresses.add(pod.address)
+    others_stay = any(not (pod.leaving or nodes[pod.node].leaving) for pod in chosen.values())
+    found = []
+    for node, pod in sorted(chosen.items()):
+        facts = nodes[node]
+        leaving = pod.leaving or (facts.leaving and others_stay)
+        found.append(Member(node, pod.address, port, facts.zone, facts.weight, leaving))
+    return tuple(found)
 
 
 def weight_of(labels: Mapping[str, str]) -> int:

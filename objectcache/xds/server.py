@@ -18,6 +18,7 @@ from objectcache.xds import wire
 from objectcache.xds.metrics import KINDS, Metrics
 from objectcache.xds.session import Answered, Delta, DeltaRequest, ProtocolError, Request, Response, StateOfTheWorld
 from objectcache.xds.snapshot import Catalogue
+from objectcache.xds.turns import Turns
 from tasuki.process.sentences import shortened, shown
 
 log: Final = logging.getLogger(__name__)
@@ -33,6 +34,10 @@ _MOST_STREAMS: Final = 5_000
 _MOST_REQUEST_BYTES: Final = 4 * 2**20
 _FIRST_REQUEST_SECONDS: Final = 30.0
 _LONGEST_REASON: Final = 500
+# Each Envoy's response is bytes of its own, 200 kB with 2,000 caches: all at once they would not fit into memory.
+_SENDS_AT_ONCE: Final = 32
+# A node that is gone without a word takes longer, and holds up nobody.
+_SEND_SECONDS: Final = 1.0
 
 SERVER_OPTIONS: Final = (
     ("grpc.max_receive_message_length", _MOST_REQUEST_BYTES),
@@ -96,6 +101,7 @@ class Discovery:
         self._published_at = 0.0
         self._envoys: Final[set[_Envoy]] = set()
         self._closing = False
+        self._sending: Final = Turns(_SENDS_AT_ONCE, _SEND_SECONDS)
         metrics.follow_age(self._age_seconds)
         metrics.unknown_zone.set_function(self._without_zone)
 
@@ -178,7 +184,8 @@ class Discovery:
             if catalogue is not None:
                 zone = catalogue.zone_of(envoy.node, envoy.said_zone)
                 for response in session.responses(catalogue.snapshot(zone)):
-                    await context.write(variant.encode(response))
+                    async with self._sending.turn():
+                        await context.write(variant.encode(response))
                     self._metrics.pushed(response.type_url)
                     log.debug(
                         "sent type=%s version=%s resources=%d node=%s zone=%s",

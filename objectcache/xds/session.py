@@ -18,6 +18,8 @@ _LEGACY_WILDCARD: Final = frozenset({CLUSTERS, LISTENERS})
 # Of what the first refers to, Envoy waits for the second before it uses what has changed ("resource warming").
 _WARMED_BY: Final = {CLUSTERS: ENDPOINTS, LISTENERS: ROUTES}
 _ABOVE: Final = frozenset({LISTENERS, ROUTES})
+# Of one type. There is one of each here; what a client names beyond is kept as well.
+_MOST_NAMES: Final = 1_000
 
 
 class ProtocolError(Exception):
@@ -109,6 +111,10 @@ class _Subscription:
     def wants(self, name: str) -> bool:
         return self.wildcard or name in self.names
 
+    def check_size(self) -> None:
+        if len(self.names | self.sent.keys()) > _MOST_NAMES:
+            raise ProtocolError(f"more than {_MOST_NAMES} names of {self.type_url}; there are never so many here")
+
     def answered(self, error: str | None) -> Answered:
         self.in_flight, self.refused = False, error is not None
         if error is None:
@@ -199,7 +205,7 @@ class StateOfTheWorld(Session):
         """What the client answered; None if it did not answer.
 
         Raises:
-            ProtocolError: The request has no type.
+            ProtocolError: The request has no type, or names more than any client of ours wants.
         """
         known = self._subscriptions.get(request.type_url)
         if known is None:
@@ -212,6 +218,7 @@ class StateOfTheWorld(Session):
             known.in_flight = False
             known.due.add(WILDCARD)
         self._want(known, request.names)
+        known.check_size()
         return answer
 
     @staticmethod
@@ -260,6 +267,7 @@ class Delta(Session):
             answered = request.nonce == known.nonce and known.in_flight
             answer = known.answered(request.error) if answered else Answered("stale")
         self._subscribe(known, request)
+        known.check_size()
         return answer
 
     def _begun(self, request: DeltaRequest) -> _Subscription:

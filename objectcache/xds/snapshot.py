@@ -70,6 +70,8 @@ _CACHE_IDLE_SECONDS: Final = 30.0
 # A zone is used while one of its caches is: Envoy's 140 would send some keys to another zone as soon as 29 % of the
 # hosts drain (https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/upstream/load_balancing/priority).
 _OVERPROVISIONING_PERCENT: Final = 10_000_000
+# Envoy's own bound (api/envoy/config/endpoint/v3/endpoint_components.proto); it refuses all endpoints beyond.
+_LAST_PRIORITY: Final = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +153,8 @@ def fixed_resources(options: Options) -> Mapping[str, Mapping[str, Resource]]:
 def endpoints(members: Sequence[Member], zone: str) -> Resource:
     """The caches as an Envoy of `zone` uses them.
 
-    Its own zone's, then the others' by name, each only if all before it have none that serves. Same members, same
-    bytes, whatever their order.
+    Its own zone's, then the others' by name, each only if all before it have none that serves; of very many zones the
+    last ones together. Same members, same bytes, whatever their order.
     """
     zones: defaultdict[str, list[Member]] = defaultdict(list)
     for member in sorted(members):
@@ -167,7 +169,7 @@ def endpoints(members: Sequence[Member], zone: str) -> Resource:
         endpoints=[
             endpoint_components_pb2.LocalityLbEndpoints(
                 locality=base_pb2.Locality(zone=name),
-                priority=priority,
+                priority=min(priority, _LAST_PRIORITY),
                 lb_endpoints=[_endpoint(member) for member in zones[name]],
             )
             for priority, name in enumerate(order)

@@ -72,17 +72,6 @@ class Outlets:
     report: Callable[[str, str], None]
 
 
-@dataclass(frozen=True, slots=True)
-class _Namespaced(Resource[S, T]):
-    """Of one namespace, so that a Role suffices."""
-
-    namespace: str = ""
-
-    @property
-    def path(self) -> str:
-        return f"/api/{self.version}/namespaces/{self.namespace}/{self.plural}"
-
-
 class Watches:
     """What was seen last stands while the API server is away."""
 
@@ -118,7 +107,7 @@ class Watches:
         """Watch for as long as the process lives."""
         which = self._which
         selector = {"labelSelector": which.selector, "fieldSelector": _UNFINISHED}
-        pods = _Namespaced("", "v1", PODS, _Pod, _cache_pod, selector, namespace=which.namespace)
+        pods = Resource("", "v1", PODS, _Pod, _cache_pod, selector, namespace=which.namespace)
         nodes = Resource("", "v1", NODES, _Node, partial(_node_facts, weighted=which.weighted))
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._follow(pods, self._pods))
@@ -130,9 +119,10 @@ class Watches:
         followed = Collection(self._kube, resource, self._times, self._uniform, report)
         async with aclosing(followed.changes()) as changes:
             async for change in changes:
-                _take(change, kept)
-                self._listed.add(resource.plural)
-                self._dirty.set()
+                # Most of what is told of a node is that it is as it was.
+                if _take(change, kept) or resource.plural not in self._listed:
+                    self._listed.add(resource.plural)
+                    self._dirty.set()
 
     async def _tell(self) -> None:
         while True:
@@ -151,14 +141,18 @@ class Watches:
                 self._outlets.changed(found)
 
 
-def _take(change: Change[T], kept: dict[ObjectName, T]) -> None:
+def _take(change: Change[T], kept: dict[ObjectName, T]) -> bool:
+    """Whether anything is different from before."""
     if isinstance(change, Replaced):
+        differs = kept != change.objects
         kept.clear()
         kept.update(change.objects)
     elif isinstance(change, Applied):
+        differs = kept.get(change.name) != change.object
         kept[change.name] = change.object
     else:
-        kept.pop(change.name, None)
+        differs = kept.pop(change.name, None) is not None
+    return differs
 
 
 class _PodMetadata(collection.Metadata, frozen=True, kw_only=True, rename="camel"):

@@ -61,6 +61,7 @@ class Resource(Generic[S, T]):
         keep: Makes of them what is kept; must not raise.
         selector: `fieldSelector`, `labelSelector`.
         metadata_only: Let the server send nothing but metadata, where nothing else is decoded.
+        namespace: Whose objects; a Role suffices to follow them. Empty for those of the whole cluster.
     """
 
     group: str
@@ -70,12 +71,13 @@ class Resource(Generic[S, T]):
     keep: Callable[[S], T]
     selector: Mapping[str, str] = field(default_factory=dict)
     metadata_only: bool = False
+    namespace: str = ""
 
     @property
     def path(self) -> str:
-        return (
-            f"/apis/{self.group}/{self.version}/{self.plural}" if self.group else f"/api/{self.version}/{self.plural}"
-        )
+        group = f"/apis/{self.group}" if self.group else "/api"
+        namespace = f"/namespaces/{self.namespace}" if self.namespace else ""
+        return f"{group}/{self.version}{namespace}/{self.plural}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,6 +287,8 @@ class Collection(Generic[S, T]):
         if isinstance(error, ForbiddenError) and error.status == 403:
             group = self._resource.group or '""'
             wanted = f"the verbs list and watch on {self._resource.plural} of the API group {group}"
+            if self._resource.namespace:
+                wanted += f" in the namespace {self._resource.namespace}"
             return f"{error}; grant our service account {wanted}"
         return str(error)
 

@@ -271,6 +271,16 @@ def test_ten_thousand_selectors_do_not_look_at_each_namespace() -> None:
     assert found["b-9999"].readers == frozenset()
 
 
+def test_buckets_with_the_same_selector_share_what_it_chooses() -> None:
+    namespaces = {f"n-{i}": {"team": "a"} for i in range(10)}
+    selector = NamespaceSelector((Requirement("team", "In", ("a",)),))
+    buckets = {name: Bucket(name, 1, selector=selector) for name in "ab"}
+
+    one, other = rules(buckets, namespaces, lambda _: 0)
+
+    assert one.readers is other.readers
+
+
 def test_the_example_is_read() -> None:
     found = read_buckets(EXAMPLE.read_bytes())
 

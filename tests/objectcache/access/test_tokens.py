@@ -56,6 +56,17 @@ async def test_a_token_that_is_bound_to_no_pod_is_valid_too(api: ReviewingServer
     assert verdict.identity == Identity("research", "trainer")
 
 
+async def test_what_else_is_said_of_a_user_does_not_matter(api: ReviewingServer, kube: Kube, clock: Clock) -> None:
+    found = of_pod("pod-a")
+    # Go writes an empty list as null.
+    found["user"]["extra"] |= {"example.org/teams": None, "example.org/roles": []}
+    api.accepted[TOKEN] = found
+
+    verdict = await reviewer(kube, clock).review(TOKEN)
+
+    assert verdict.identity == IDENTITY
+
+
 @pytest.mark.parametrize(
     ("status", "reason"),
     [
@@ -443,6 +454,21 @@ async def test_tokens_are_never_told(
     assert "[token]" in told.all[0]
     assert "a-secret" not in f"{told.all} {verdicts} {caplog.text} {tokens.__dict__} {tokens.verdicts.__dict__}"
     assert verdicts[-1].identity == IDENTITY
+
+
+async def test_not_even_the_beginning_of_a_token_is_told(
+    api: ReviewingServer, kube: Kube, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of an answer that is no Status, as a proxy's, only the beginning is told."""
+    api.echoes = True
+    told = Told()
+    token = jwt("a" * 500)
+    api.refusals = [Refusal(500, path=TOKEN_REVIEWS)]
+
+    await reviewer(kube, clock, PATIENT, told).review(token)
+
+    assert told.all[0].endswith("[token]")
+    assert token[20:40] not in f"{told.all} {caplog.text}"
 
 
 async def test_a_flood_of_tokens_drops_no_valid_one(api: ReviewingServer, kube: Kube, clock: Clock) -> None:

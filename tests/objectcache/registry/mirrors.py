@@ -15,6 +15,7 @@ from objectcache.registry.application import Application, Manners, Sources
 from objectcache.registry.cache import Bucket, Cache
 from objectcache.registry.config import Credentials, Upstream
 from objectcache.registry.fetching import Fetches, Outlets
+from objectcache.registry.layers import Layers
 from objectcache.registry.metrics import Metrics
 from objectcache.registry.origins import Origin, read_origin
 from objectcache.registry.resolving import Resolver
@@ -110,6 +111,7 @@ class Given:
     upstreams: Mapping[str, Upstream] = field(default_factory=dict)
     spool_bytes: int = 2**30
     most_fetches: int = 8
+    most_documents: int = 8
     verifies_hits: bool = True
     silent_seconds: float = 5.0
     stale_seconds: float = 3600.0
@@ -141,8 +143,9 @@ async def running_mirror(given: Given) -> AsyncIterator[Mirror]:
         resolver = Resolver(group, client, cache, TagMemory(60, given.stale_seconds), clock)
         outlets = Outlets(metrics.fetch_ended, metrics.received.inc)
         fetches = Fetches(group, (client, cache, spool), given.most_fetches, outlets)
-        manners = Manners(verifies_hits=given.verifies_hits, stall_seconds=5.0)
-        application = Application(Sources(cache, client, resolver, fetches), metrics, manners)
+        layers = Layers(cache, client, fetches, verifies_hits=given.verifies_hits, corrupt=metrics.corrupt.inc)
+        manners = Manners(stall_seconds=5.0, most_documents=given.most_documents)
+        application = Application(Sources(layers, resolver, client), metrics, manners)
         application.use(given.upstreams or {HOST: upstream(given)})
         server = HttpServer(application, ("127.0.0.1", 0), None, "images", 1)
         serving = group.create_task(server.run())

@@ -46,7 +46,9 @@ class Registry:
         status: Answered to everything instead of content, unless 0.
         corrupt: Send other bytes, of the same length.
         cut: Break off after so many bytes of a blob.
-        gate: Blobs stop half way until it is set, and refusals before they are sent.
+        gate: Blobs stop half way until it is set, and refusals and manifests before they are sent.
+        span: Answered as the `Content-Range` of every part, unless empty.
+        at_once: How many requests are under way, and the most of them that ever were.
         elsewhere: Blobs are redirected to this origin.
         quiet: Do not say a blob's length.
         scheme: Of authentication; `bearer`, `basic`, or empty for none.
@@ -71,6 +73,8 @@ class Registry:
     gate: asyncio.Event | None = None
     elsewhere: str = ""
     quiet: bool = False
+    span: str = ""
+    at_once: tuple[int, int] = (0, 0)
     says_digest: bool = True
 
     def add_blob(self, content: bytes) -> str:
@@ -139,7 +143,7 @@ class Registry:
             first, _, last = asked.removeprefix("bytes=").partition("-")
             start, end = int(first), int(last) + 1 if last else len(content)
             response.set_status(206)
-            response.headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(content)}"
+            response.headers["Content-Range"] = self.span or f"bytes {start}-{end - 1}/{len(content)}"
             sent = sent[start:end]
         if self.quiet:
             response.enable_chunked_encoding()
@@ -165,11 +169,15 @@ class Registry:
     async def manifest(self, request: web.Request) -> web.Response:
         if refused := self._challenge(request) or self._misbehaviour():
             return refused
+        if self.gate is not None:
+            await self.gate.wait()
         reference = request.match_info["reference"]
         found = self.manifests.get(self.tags.get(reference, reference))
         if found is None:
             return web.Response(status=404)
         media_type, content = found
+        if not {media_type, "*/*"} & set(request.headers.get("Accept", "*/*").split(", ")):
+            return web.Response(status=404)
         headers = {"Content-Type": media_type}
         if self.says_digest:
             headers["Docker-Content-Digest"] = digest_of(content)
@@ -194,7 +202,12 @@ async def running_registry(context: ssl.SSLContext | None = None) -> AsyncIterat
     async def logged(
         request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
-        response = await handler(request)
+        now, most = registry.at_once
+        registry.at_once = now + 1, max(most, now + 1)
+        try:
+            response = await handler(request)
+        finally:
+            registry.at_once = registry.at_once[0] - 1, registry.at_once[1]
         registry.log.append((request.method, request.path_qs, response.status))
         return response
 

@@ -1,6 +1,7 @@
 """Layers that are wrong, late, refused, or too large, and a mirror without its cache or its registry."""
 
 import asyncio
+import contextlib
 import io
 import json
 import random
@@ -63,6 +64,32 @@ async def test_a_truncated_layer_is_broken_off_and_not_stored(given: MakeGiven, 
         assert puts(cache) == []
         assert mirror.count("fetches", outcome="failed") == 1
         assert mirror.spool.used_bytes == 0
+
+
+async def test_an_empty_answer_is_no_layer(given: MakeGiven, cache: RunningCache) -> None:
+    async with running_registry() as registry, running_mirror(given(registry)) as mirror:
+        registry.blobs[DIGEST] = b""
+
+        assert (await mirror.blob(DIGEST)).status == 502
+        assert puts(cache) == []
+
+
+async def test_a_registry_that_drips_is_given_up(
+    given: MakeGiven, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("objectcache.registry.fetching._PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr("objectcache.registry.fetching._LEAST_BYTES_PER_SECOND", len(LAYER) * 5)
+    async with running_registry() as registry, running_mirror(given(registry)) as mirror:
+        registry.add_blob(LAYER)
+        registry.gate = asyncio.Event()
+
+        with contextlib.suppress(aiohttp.ClientPayloadError):
+            assert (await mirror.blob(DIGEST)).status == 504
+        await mirror.settled()
+
+        assert mirror.count("fetches", outcome="failed") == 1
+        assert "too slowly" in caplog.text
+        registry.gate.set()
 
 
 async def test_a_registry_that_ceases_to_send_is_given_up(given: MakeGiven) -> None:
@@ -160,6 +187,54 @@ async def test_a_wrong_layer_in_the_cache_is_broken_off_and_removed(given: MakeG
         assert (await mirror.blob(DIGEST)).body == LAYER
 
 
+@pytest.mark.parametrize("wrong", [pytest.param(bytes(999), id="another"), pytest.param(b"", id="an empty one")])
+async def test_a_wrong_small_layer_in_the_cache_is_replaced(
+    given: MakeGiven, cache: RunningCache, wrong: bytes
+) -> None:
+    async with running_registry() as registry, running_mirror(given(registry)) as mirror:
+        layer = b"small" * 100
+        digest = registry.add_blob(layer)
+        name = "/v1/objects/bk/" + digest.replace(":", "/")
+        assert cache.request("PUT", name, wrong)[0] == 201
+
+        answer = await mirror.blob(digest)
+        await mirror.settled()
+
+        assert (answer.status, answer.body) == (200, layer)
+        assert mirror.count("corrupt_hits") == 1
+        assert cache.request("GET", name)[2] == layer
+
+
+@pytest.mark.parametrize(
+    "span",
+    [
+        pytest.param("bytes 10-1499999/1500000", id="another part"),
+        pytest.param("bytes 9-1500000/1500000", id="more than there is"),
+        pytest.param("bytes */1500000", id="nothing"),
+        pytest.param("all of it", id="no part"),
+    ],
+)
+async def test_a_part_that_was_not_asked_for_is_not_passed_on(given: MakeGiven, span: str) -> None:
+    async with running_registry() as registry, running_mirror(given(registry, spool_bytes=1)) as mirror:
+        registry.add_blob(LAYER)
+        registry.span = span
+
+        assert (await mirror.blob(DIGEST, Range="bytes=9-")).status == 502
+
+
+async def test_a_part_that_is_shorter_than_it_says_is_broken_off(
+    given: MakeGiven, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running_registry() as registry, running_mirror(given(registry)) as mirror:
+        registry.add_blob(LAYER)
+        registry.quiet, registry.span = True, "bytes 9-1999999/2000000"
+
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await mirror.blob(DIGEST, Range="bytes=9-")
+
+        assert "sends less than it said" in caplog.text
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -208,10 +283,14 @@ async def test_more_fetches_than_allowed_wait(given: MakeGiven) -> None:
     layers = [random.Random(seed).randbytes(10_000) for seed in range(6)]
     async with running_registry() as registry, running_mirror(given(registry, most_fetches=2)) as mirror:
         digests = [registry.add_blob(layer) for layer in layers]
+        registry.gate = asyncio.Event()
+        asking = [asyncio.ensure_future(mirror.blob(digest)) for digest in digests]
+        await mirror.until(lambda: len(mirror.fetches) == 6 and registry.at_once[0] == 2)
 
-        answers = await asyncio.gather(*(mirror.blob(digest) for digest in digests))
+        registry.gate.set()
 
-        assert [answer.body for answer in answers] == layers
+        assert [(await each).body for each in asking] == layers
+        assert registry.at_once == (0, 2)
 
 
 async def test_the_token_is_read_again(spool_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

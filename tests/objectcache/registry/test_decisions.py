@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from yarl import URL
 
 from objectcache.registry.challenges import Challenge, read_challenges
-from objectcache.registry.config import Credentials, read_logins, read_upstreams
+from objectcache.registry.config import Credentials, Upstream, read_logins, read_upstreams
 from objectcache.registry.digests import Digest, read_digest, sha256_of
 from objectcache.registry.manifests import media_type_of
 from objectcache.registry.origins import Origin, is_public, origin_of, read_origin
-from objectcache.registry.ranges import Range, read_range, within
+from objectcache.registry.ranges import Range, read_content_range, read_range, within
 from objectcache.registry.tags import Resolved, TagKey, TagMemory
 from tasuki.process.document import ConfigError
 
@@ -62,6 +62,21 @@ def test_a_range_is_what_a_slice_gives(size: int, first: int | None, last: int |
 def test_a_range_is_one_range() -> None:
     assert read_range("bytes=0-1,3-4") is None
     assert read_range("bytes=0-1") == Range(0, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("bytes 0-9/10", (0, 9, 10)),
+        ("bytes */10", (0, -1, 10)),
+        ("bytes 0-10/10", None),
+        ("bytes 5-4/10", None),
+        ("bytes 0-9/*", None),
+        ("", None),
+    ],
+)
+def test_which_part_an_answer_is(text: str, expected: tuple[int, int, int] | None) -> None:
+    assert read_content_range(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -119,6 +134,9 @@ def test_any_text_is_some_challenges(header: str) -> None:
         ("64:ff9b::a00:1", False),
         ("2002:a00:1::", False),
         ("ff02::1", False),
+        ("fec0::1", False),
+        ("::10.0.0.1", False),
+        ("64:ff9b:1::a00:1", False),
         ("name", False),
     ],
 )
@@ -204,7 +222,7 @@ def test_what_is_wrong_with_logins_is_told_without_them(content: bytes) -> None:
 
 def test_tags_are_forgotten_least_used_first() -> None:
     memory = TagMemory(60, 3600, most=2)
-    keys = [TagKey("h", "r", tag, "") for tag in "abc"]
+    keys = [TagKey(Upstream("h", read_origin("https://h")), "r", tag, "") for tag in "abc"]
     resolved = Resolved(sha256_of(b""), MANIFEST, 0)
     for key in keys[:2]:
         memory.put(key, resolved, 0)

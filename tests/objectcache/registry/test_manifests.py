@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -164,6 +165,56 @@ async def test_a_tag_that_the_registry_denies_is_forgotten(spool_dir: Path) -> N
 
         assert (gone.status, json.loads(gone.body)["errors"][0]["code"]) == (404, "MANIFEST_UNKNOWN")
         assert (await mirror.get(TAG)).status == 502
+
+
+async def test_a_digest_is_not_chosen_by_media_type(spool_dir: Path) -> None:
+    async with running_registry() as registry, running_mirror(Given(registry.url, spool_dir)) as mirror:
+        registry.add_manifest(CONTENT)
+
+        assert (await mirror.get(BY_DIGEST, Accept="text/plain")).body == CONTENT
+
+
+async def test_a_tag_of_another_configuration_is_forgotten(spool_dir: Path) -> None:
+    given = Given("", spool_dir)
+    async with running_registry() as registry, running_mirror(replace(given, upstream_url=registry.url)) as mirror:
+        registry.add_manifest(CONTENT, "1.36")
+        await mirror.get(TAG, "HEAD")
+
+        async with running_registry() as other:
+            newer = other.add_manifest(manifest_of(b"newer"), "1.36")
+            mirror.application.use({HOST: Upstream(HOST, read_origin(other.url))})
+
+            assert (await mirror.get(TAG, "HEAD")).headers["Docker-Content-Digest"] == newer
+
+
+async def test_more_manifests_than_allowed_wait(spool_dir: Path) -> None:
+    contents = [manifest_of(bytes([number])) for number in range(6)]
+    async with (
+        running_registry() as registry,
+        running_mirror(Given(registry.url, spool_dir, most_documents=2)) as mirror,
+    ):
+        paths = [f"/v2/a/manifests/{registry.add_manifest(content)}" for content in contents]
+        registry.gate = asyncio.Event()
+        asking = [asyncio.ensure_future(mirror.get(path)) for path in paths]
+        await mirror.until(lambda: registry.at_once[0] == 2)
+        for _ in range(10):
+            assert (await mirror.get("/v2/")).status == 200
+
+        registry.gate.set()
+
+        assert [(await each).body for each in asking] == contents
+        assert registry.at_once == (0, 2)
+
+
+async def test_a_large_manifest_is_one_too(spool_dir: Path) -> None:
+    content = manifest_of(*(bytes([number % 256, number // 256]) for number in range(10_000)))
+    async with running_registry() as registry, running_mirror(Given(registry.url, spool_dir)) as mirror:
+        digest = registry.add_manifest(content)
+
+        answer = await mirror.get(f"/v2/a/manifests/{digest}")
+
+        assert len(content) > 2**20
+        assert (answer.body, answer.headers["Content-Length"]) == (content, str(len(content)))
 
 
 async def test_lists_pass_through_and_lead_back_to_the_mirror(spool_dir: Path) -> None:

@@ -1,6 +1,8 @@
 """How registries are asked: logins, tokens, redirects, TLS."""
 
+import asyncio
 import ssl
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -9,7 +11,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from objectcache.registry.config import Credentials
-from tests.objectcache.registry.mirrors import HOST, Given, running_mirror
+from tests.objectcache.registry.mirrors import HOST, Given, running_mirror, upstream
 from tests.objectcache.registry.registries import LIFETIME_SECONDS, digest_of, manifest_of, running_registry
 from webhooks.certificates.issuing import Times
 from webhooks.certificates.minting import Mint
@@ -117,6 +119,8 @@ async def test_a_redirect_is_followed_without_the_authorization(spool_dir: Path)
         pytest.param("https://localhost:1", id="a name of this host"),
         pytest.param("https://169.254.169.254", id="a cloud's node"),
         pytest.param("https://[::ffff:10.0.0.1]", id="a private address in another's clothes"),
+        pytest.param("https://127.1:1", id="this host, shortened"),
+        pytest.param("https://2130706433:1", id="this host as a number"),
         pytest.param("file:///etc", id="a file"),
     ],
 )
@@ -150,6 +154,36 @@ async def test_credentials_do_not_go_where_the_registry_may_not_send_us(spool_di
             assert (await mirror.blob(DIGEST)).status == 502
 
         assert (thief.log, thief.scopes) == ([], [])
+
+
+async def test_credentials_do_not_go_where_a_redirect_says(spool_dir: Path) -> None:
+    async with running_registry() as registry, running_registry() as store, running_registry() as thief:
+        registry.elsewhere = store.url
+        store.scheme, store.realm = "bearer", f"{thief.url}/token"
+        for each in (registry, store):
+            each.add_blob(LAYER)
+        given = Given(registry.url, spool_dir, shares_credentials=True, logins=LOGIN, origins=(store.url, thief.url))
+        async with running_mirror(given) as mirror:
+            assert (await mirror.blob(DIGEST)).status == 403
+
+        assert (thief.log, thief.scopes) == ([], [])
+
+
+async def test_what_was_had_with_credentials_is_not_shown_without(spool_dir: Path) -> None:
+    async with running_registry() as registry:
+        registry.scheme = "basic"
+        digests = [registry.add_blob(bytes([number]) * 1000) for number in range(3)]
+        given = Given(registry.url, spool_dir, shares_credentials=True, logins=LOGIN, most_fetches=1)
+        async with running_mirror(given) as mirror:
+            registry.gate = asyncio.Event()
+            asking = [asyncio.ensure_future(mirror.blob(digest)) for digest in digests[:2]]
+            await mirror.until(lambda: len(mirror.fetches) == 2)
+
+            mirror.application.use({HOST: upstream(replace(given, shares_credentials=False))})
+            registry.gate.set()
+
+            assert [(await each).status for each in asking] == [200, 200]
+            assert (await mirror.blob(digests[2])).status == 403
 
 
 async def test_tls_is_verified(spool_dir: Path, server_tls: tuple[ssl.SSLContext, Path]) -> None:

@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import permutations
 
@@ -21,7 +21,6 @@ THERE = {"n1": NodeFacts("z1")}
             replace(POD, leaving=True, ready=False), NodeFacts("z1"), [replace(HERE, leaving=True)],
             id="being deleted and not ready any more",
         ),
-        pytest.param(POD, NodeFacts("z1", leaving=True), [replace(HERE, leaving=True)], id="on a node that leaves"),
         pytest.param(replace(POD, address=""), NodeFacts("z1"), [], id="without an address"),
         pytest.param(replace(POD, node=""), NodeFacts("z1"), [], id="without a node"),
         pytest.param(replace(POD, node="n2"), NodeFacts("z1"), [], id="on a node that is not known"),
@@ -49,6 +48,41 @@ def test_a_node_has_one_member(pods: list[CachePod], chosen: str) -> None:
         [found] = members(order, THERE, 8480)
 
         assert found.address == chosen
+
+
+ELSEWHERE = replace(POD, name="cache-2", node="n2", address="10.0.0.2")
+
+
+def leaving(pods: Sequence[CachePod], nodes: Mapping[str, NodeFacts]) -> dict[str, bool]:
+    return {member.node: member.leaving for member in members(pods, nodes, 8480)}
+
+
+def test_a_cache_leaves_with_its_node() -> None:
+    nodes = {"n1": NodeFacts("z1", leaving=True), "n2": NodeFacts("z2")}
+
+    assert leaving([POD, ELSEWHERE], nodes) == {"n1": True, "n2": False}
+
+
+def test_where_all_nodes_leave_at_once_caches_stay_until_their_pods_go() -> None:
+    nodes = {name: NodeFacts("z1", leaving=True) for name in ("n1", "n2")}
+
+    assert leaving([POD, ELSEWHERE], nodes) == {"n1": False, "n2": False}
+    assert leaving([POD, replace(ELSEWHERE, leaving=True)], nodes) == {"n1": False, "n2": True}
+    assert leaving([replace(POD, leaving=True)], nodes) == {"n1": True}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        pytest.param(replace(POD, leaving=True), ELSEWHERE, {"n2": False}, id="the one that stays"),
+        pytest.param(replace(POD, created="2026-11-02T00:00:00Z"), ELSEWHERE, {"n1": False}, id="the younger"),
+    ],
+)
+def test_an_address_has_one_member(one: CachePod, other: CachePod, expected: dict[str, bool]) -> None:
+    nodes = {"n1": NodeFacts("z1"), "n2": NodeFacts("z1")}
+    other = replace(other, address=one.address)
+
+    assert leaving([one, other], nodes) == leaving([other, one], nodes) == expected
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from objectcache.xds.member import Member
 from tests.objectcache.xds.envoys import PREFIX, free_port, predicted, running_caches, until
 from tests.objectcache.xds.scenes import FAR, FEW, NAMES, NEAR, ZONES, Scene
 
@@ -43,6 +44,14 @@ def test_without_caches_requests_fail_at_once(scene: Scene) -> None:
     scene.plane.publish([], ZONES)
 
     until(lambda: set(scene.envoy.owners(FEW[:5])) == {"503"})
+
+
+def test_very_many_zones_are_taken(scene: Scene) -> None:
+    others = [Member(f"other-{number}", f"127.0.1.{number}", 1, f"y{number:03}") for number in range(1, 140)]
+
+    members = scene.tell([*scene.members(*NEAR[1:]), *others])
+
+    assert scene.envoy.owners(NAMES) == predicted(members, "z1", NAMES)
 
 
 def test_weights_are_shares(scene: Scene) -> None:

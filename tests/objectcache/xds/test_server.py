@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import grpc
@@ -204,6 +204,56 @@ async def test_hundreds_of_envoys_are_all_told(running: Running) -> None:
     assert {each.version_info for each in first} != {each.version_info for each in second}
     assert {tuple(zones_of(each)) for each in second} == {("z1", "z2")}
     assert running.count("tasuki_xds_members", zone="z2", state="serving") == 1
+
+
+@asynccontextmanager
+async def way_that_blocks(port: int, blocked: asyncio.Event) -> AsyncIterator[int]:
+    """A port from which bytes are carried to and fro, until `blocked`."""
+    carrying: set[asyncio.Task[None]] = set()
+
+    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while content := await reader.read(4_096):
+                if blocked.is_set():
+                    await asyncio.Event().wait()
+                writer.write(content)
+        finally:
+            writer.transport.abort()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", port)
+        carrying.update(asyncio.create_task(each) for each in (carry(reader, back), carry(there, writer)))
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        for task in carrying:
+            task.cancel()
+        await asyncio.wait(carrying)
+
+
+async def test_envoys_that_take_nothing_hold_up_nobody(running: Running) -> None:
+    blocked = asyncio.Event()
+    async with AsyncExitStack() as stack:
+        way = await stack.enter_async_context(way_that_blocks(running.server.port, blocked))
+        for number in range(33):
+            options = (("grpc.use_local_subchannel_pool", 1),)
+            channel = await stack.enter_async_context(grpc.aio.insecure_channel(f"127.0.0.1:{way}", options=options))
+            stuck = ads_pb2_grpc.AggregatedDiscoveryServiceStub(channel).StreamAggregatedResources()
+            await stuck.write(asked(ENDPOINTS, CLUSTER, node=f"stuck-{number}"))
+        await until(lambda: running.discovery.connected == 33)
+        blocked.set()
+        # Too much for all the buffers on the way.
+        running.publish(*(Member(f"node-{number}", "10.0.0.1", 8480) for number in range(100_000)))
+        await asyncio.sleep(0.1)  # for all of them to be sent to
+        running.publish(*BOTH)
+        stub = await stack.enter_async_context(running.stub())
+        call = stub.StreamAggregatedResources()
+        await call.write(asked(ENDPOINTS, CLUSTER))
+
+        assert zones_of(await received(call)) == ["z1", "z2"]
 
 
 async def test_an_address_that_is_taken_says_so(running: Running) -> None:

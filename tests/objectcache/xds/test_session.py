@@ -201,6 +201,21 @@ def test_a_request_without_a_type_is_an_error(session: Session) -> None:
         ask(session, "")
 
 
+def test_a_client_cannot_ask_for_ever_more_names(session: Session) -> None:
+    first, second = ([f"{request}-{number}" for number in range(501)] for request in range(2))
+    ask(session, ENDPOINTS, *first)
+    # Of the one variant it names all that it wants each time, of the other what it wants beside that.
+    more = [*first, *second] if isinstance(session, StateOfTheWorld) else second
+
+    with pytest.raises(ProtocolError, match="more than 1000 names"):
+        ask(session, ENDPOINTS, *more)
+
+
+def test_a_client_cannot_bring_along_ever_more_names() -> None:
+    with pytest.raises(ProtocolError, match="more than 1000 names"):
+        Delta().take(DeltaRequest(CLUSTERS, known={f"c-{number}": "1" for number in range(1_001)}))
+
+
 def test_the_same_content_has_the_same_version(session: Session) -> None:
     other = type(session)()
     ask(session, CLUSTERS)

@@ -53,6 +53,15 @@ def test_zones_are_priorities_without_gaps(zone: str, expected: list[tuple[int, 
     assert told(in_zones("a", "b", "c", "a"), zone) == expected
 
 
+def test_of_very_many_zones_the_last_are_one() -> None:
+    """Envoy takes no priority beyond 128."""
+    zones = [f"z{number:03}" for number in range(140)]
+
+    priorities = [priority for priority, _, _ in told(in_zones(*zones), "z139")]
+
+    assert priorities == [*range(128), *[128] * 12]
+
+
 members = st.lists(
     st.builds(
         Member,

@@ -105,13 +105,16 @@ async def test_a_cache_comes_drains_and_goes(api: ApiServer, seen: Seen) -> None
     ],
 )
 async def test_a_node_that_leaves_takes_its_cache_along(api: ApiServer, seen: Seen, spec: dict[str, Any]) -> None:
+    stays = Member("b", "10.0.0.2", 8480, "z1")
     await put_node(api, "a", taints=[{"key": "nvidia.com/gpu", "effect": "NoSchedule"}])
+    await put_node(api, "b")
     await put_pod(api, "a", "10.0.0.1")
-    await seen.members(A)
+    await put_pod(api, "b", "10.0.0.2")
+    await seen.members(A, stays)
     await put_node(api, "a", **spec)
-    await seen.members(replace(A, leaving=True))
+    await seen.members(replace(A, leaving=True), stays)
     await put_node(api, "a")
-    await seen.members(A)
+    await seen.members(A, stays)
 
 
 async def test_zone_and_weight_are_the_nodes(api: ApiServer, seen: Seen) -> None:
@@ -128,6 +131,15 @@ async def test_only_the_caches_of_one_namespace_are_asked_for(api: ApiServer, se
     query = parse_qs(asked.partition("?")[2])
     assert query["labelSelector"] == ["app.kubernetes.io/name=tasuki-cache"]
     assert query["fieldSelector"] == ["status.phase!=Failed,status.phase!=Succeeded"]
+
+
+async def test_a_right_that_is_missing_is_told_with_where_it_is_needed(api: ApiServer, seen: Seen) -> None:
+    api.refusals.append(Refusal(403, path=PODS, times=1_000, reason="Forbidden"))
+    async with asyncio.timeout(10):
+        while not seen.problems.get("pods"):
+            await asyncio.sleep(0.01)
+
+    assert 'pods of the API group "" in the namespace caches' in seen.problems["pods"]
 
 
 async def test_what_was_seen_last_stands_while_the_api_server_is_away(api: ApiServer, seen: Seen) -> None:

@@ -140,6 +140,27 @@ async def test_objects_are_named_within_their_namespace(api: ApiServer, kube: Ku
         assert pods.held == {ObjectName("two", "b"): 7}
 
 
+@pytest.mark.parametrize(
+    ("resource", "path"),
+    [
+        pytest.param(Resource("", "v1", "pods", Wire, size), "/api/v1/pods", id="of the core group"),
+        pytest.param(Resource("apps", "v1", "daemonsets", Wire, size), "/apis/apps/v1/daemonsets", id="of a group"),
+        pytest.param(
+            Resource("", "v1", "pods", Wire, size, namespace="caches"),
+            "/api/v1/namespaces/caches/pods",
+            id="of one namespace",
+        ),
+        pytest.param(
+            Resource("apps", "v1", "daemonsets", Wire, size, namespace="caches"),
+            "/apis/apps/v1/namespaces/caches/daemonsets",
+            id="of a group and a namespace",
+        ),
+    ],
+)
+def test_where_a_collection_is(resource: Resource[Wire, int], path: str) -> None:
+    assert resource.path == path
+
+
 async def test_a_selector_is_for_the_list_and_the_watch(api: ApiServer, kube: Kube) -> None:
     await put(api, a=1, b=2)
     async with following(kube, selector={"fieldSelector": "metadata.name=a"}) as nodes:
