@@ -4,6 +4,7 @@ Workers answer requests and write files; the keeper alone changes what is kept. 
 comes back with the answer.
 """
 
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
@@ -202,9 +203,36 @@ class Summed(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class Rules(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """All buckets, whenever one changed."""
+    """All buckets, whenever one changed.
 
-    buckets: tuple[BucketRules, ...]
+    Attributes:
+        rows: What `of` was given; readers and writers are there as indices into `namespaces`.
+        namespaces: Each set once: thousands of buckets may be for the same thousands of namespaces.
+    """
+
+    rows: tuple[tuple[str, int, int, int, float, int | None, int | None], ...]
+    namespaces: tuple[frozenset[str], ...] = ()
+
+    @classmethod
+    def of(cls, buckets: Iterable[BucketRules]) -> "Rules":
+        numbers: dict[frozenset[str], int] = {}
+
+        def number(namespaces: frozenset[str] | None) -> int | None:
+            return None if namespaces is None else numbers.setdefault(namespaces, len(numbers))
+
+        rows = tuple(
+            (each.name, each.number, each.quota_bytes, each.pinned_bytes, each.weight, number(each.readers),
+             number(each.writers))
+            for each in buckets
+        )  # fmt: skip
+        return cls(rows, tuple(numbers))
+
+    @property
+    def buckets(self) -> tuple[BucketRules, ...]:
+        def chosen(number: int | None) -> frozenset[str] | None:
+            return None if number is None else self.namespaces[number]
+
+        return tuple(BucketRules(*row[:5], chosen(row[5]), chosen(row[6])) for row in self.rows)
 
 
 class Forget(msgspec.Struct, frozen=True, tag=True, array_like=True):

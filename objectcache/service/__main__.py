@@ -183,6 +183,7 @@ class Cache:
         self._keeping: Final = Keeping(store, Outlets(self._hand_over, self._tell, self._disk))
         self._rules: tuple[BucketRules, ...] = ()
         self._defined: Defined | None = None
+        self._is_complete = False
         self._redefined: Final = asyncio.Event()
         self._in_force: Final = asyncio.Event()
         self._reviewing: asyncio.TaskGroup | None = None
@@ -274,9 +275,13 @@ class Cache:
                 asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._redefined.set)
             complete = defined.complete and len(numbers) == len(defined.buckets)
             known = {name: bucket for name, bucket in defined.buckets.items() if name in numbers}
-            self._rules = rules(known, defined.namespaces, numbers.__getitem__)
+            found = rules(known, defined.namespaces, numbers.__getitem__)
+            if found == self._rules and self._in_force.is_set() and complete == self._is_complete:
+                # Any label of any namespace may have changed.
+                continue
+            self._rules, self._is_complete = found, complete
             self._keeping.set_rules(self._rules, complete=complete)
-            self._tell(Rules(self._rules))
+            self._tell(Rules.of(self._rules))
             self._in_force.set()
             log.info("buckets are in force buckets=%d", len(self._rules))
 
@@ -296,7 +301,7 @@ class Cache:
                 settings.times,
             )
         )
-        link.send(Rules(self._rules))
+        link.send(Rules.of(self._rules))
         writable = self._keeping.writable
         link.send(Writable(writable.status, writable.reason))
         link.give_index(self._keeping.index_fd)

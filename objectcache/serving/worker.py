@@ -115,8 +115,8 @@ class Worker:
     def told(self, message: FromKeeper, descriptor: int) -> Drain | None:
         """Take what the keeper says; a Drain is the loop's to follow."""
         match message:
-            case Rules(buckets):
-                self.knowledge.rules = {each.name: each for each in buckets}
+            case Rules():
+                self.knowledge.rules = {each.name: each for each in message.buckets}
             case Forget(pod_uid):
                 self.tokens.forget(pod_uid, self.now)
             case Writable():

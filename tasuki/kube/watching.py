@@ -12,7 +12,7 @@ import msgspec
 from tasuki.kube.backoff import Backoff
 from tasuki.kube.client import Kube
 from tasuki.kube.errors import GoneError, KubeError, UnavailableError
-from tasuki.kube.objects import Node
+from tasuki.kube.objects import UNREADABLE, Node
 
 log: Final = logging.getLogger(__name__)
 
@@ -34,6 +34,9 @@ class WatchTimes:
     first_pause_seconds: float = 1.0
     most_pause_seconds: float = 60.0
 
+
+# A server that names a longer time than this is not believed.
+_LONGEST_RETRY_AFTER_SECONDS: Final = 300.0
 
 DEFAULT_WATCH_TIMES: Final = WatchTimes()
 
@@ -68,7 +71,8 @@ async def follow_node(
             version = ""
         except KubeError as error:
             log.warning("the watch of our node broke, it is taken up again node=%s error=%s", name, error)
-            await asyncio.sleep(max(backoff.next_seconds(), error.retry_after_seconds))
+            asked = min(error.retry_after_seconds, _LONGEST_RETRY_AFTER_SECONDS)
+            await asyncio.sleep(max(backoff.next_seconds(), asked))
             continue
         # An ended watch is taken up at once, but never in a tight loop.
         if monotonic() - began < times.first_pause_seconds:
@@ -78,5 +82,5 @@ async def follow_node(
 def _node(raw: msgspec.Raw) -> Node:
     try:
         return msgspec.json.decode(raw, type=Node)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise UnavailableError(f"a watch of nodes sent what is none: {error}") from error

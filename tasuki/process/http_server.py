@@ -6,7 +6,7 @@ import socket
 import ssl
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, cast
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -23,6 +23,9 @@ _HANDSHAKE_SECONDS: Final = 10.0
 # connections there are at once.
 _MOST_HEAD_BYTES: Final = 64 * 2**10
 _MOST_CONNECTIONS: Final = 1_000
+
+# What is closed has so long, and as much again at most, to take what was sent.
+_CLOSE_SECONDS: Final = 5.0
 
 # Longer than the 90 seconds for which Go's HTTP client keeps an idle connection, so that it is never we who close one
 # that the API server or the scheduler is about to use (net/http, DefaultTransport.IdleConnTimeout).
@@ -166,7 +169,22 @@ class HttpServer:
     async def run(self) -> None:
         """Serve until `stop`; ends when the last request is answered."""
         log.info("serving %s port=%d tls=%s", self._serves, self.port, self._tls)
-        await self._server.serve(sockets=[self._socket])
+        async with asyncio.TaskGroup() as group:
+            sweeping = group.create_task(self._sweep())
+            await self._server.serve(sockets=[self._socket])
+            sweeping.cancel()
+
+    async def _sweep(self) -> None:
+        """Let go of clients that read nothing of an answer, whose connections would otherwise stay while they do."""
+        closing: set[_Protocol] = set()
+        while True:
+            await asyncio.sleep(_CLOSE_SECONDS)
+            connections = cast("set[_Protocol]", self._server.server_state.connections)
+            found = {each for each in connections if each.transport.is_closing()}
+            for each in closing & found:
+                log.warning("a client did not read its answer client=%s", each.client)
+                each.transport.abort()
+            closing = found
 
     def stop(self) -> None:
         """Take no more connections, and let `run` end."""

@@ -77,55 +77,64 @@ def _pass_bytes(size: int, source: Hop, sink: Hop) -> None:
         size -= len(block)
 
 
+class _Handler(socketserver.BaseRequestHandler):
+    """One client's connection, and one to the server behind."""
+
+    server: "_Recorder"
+
+    def handle(self) -> None:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", self.server.behind)) as behind:
+            # A head and its body are two sends; the second would wait for the first to be acknowledged.
+            for each in (self.request, behind):
+                each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            client, server = Hop(self.request), Hop(behind)
+            while head := client.head():
+                if not self._exchange(head, client, server):
+                    return
+
+    def _exchange(self, head: bytes, client: Hop, server: Hop) -> bool:
+        """Whether another request may follow."""
+        method, target, _ = head.split(b"\r\n", 1)[0].split(b" ", 2)
+        server.send(head)
+        sending = threading.Thread(target=self._send_body, args=(head, client, server))
+        sending.start()
+        answer = server.head()
+        while answer.startswith(b"HTTP/1.1 100"):
+            client.send(answer)
+            answer = server.head()
+        if not answer:
+            return False
+        status = int(answer.split(b" ", 2)[1])
+        self.server.log.append((method.decode(), target.decode("latin-1"), status))
+        client.send(answer)
+        if method != b"HEAD" and status not in (204, 304):
+            _pass_body(answer, server, client)
+        ends = _field(answer, b"connection").lower() == b"close"
+        if ends:
+            with suppress(OSError):
+                self.request.shutdown(socket.SHUT_RDWR)
+        sending.join()
+        return not ends
+
+    def _send_body(self, head: bytes, client: Hop, server: Hop) -> None:
+        with suppress(OSError):
+            _pass_body(head, client, server)
+
+
+class _Recorder(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, behind: int, log: list[tuple[str, str, int]]) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.behind: Final = behind
+        self.log: Final = log
+
+
 @contextmanager
 def recording(port: int, log: list[tuple[str, str, int]]) -> Iterator[int]:
     """Pass on to a port of this machine, from the port that is returned; `log` gets method, target and status."""
-
-    class Handler(socketserver.BaseRequestHandler):
-        def handle(self) -> None:
-            with suppress(OSError), socket.create_connection(("127.0.0.1", port)) as behind:
-                # A head and its body are two sends; the second would wait for the first to be acknowledged.
-                for each in (self.request, behind):
-                    each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                client, server = Hop(self.request), Hop(behind)
-                while head := client.head():
-                    if not self.exchange(head, client, server):
-                        return
-
-        def exchange(self, head: bytes, client: Hop, server: Hop) -> bool:
-            """Whether another request may follow."""
-            method, target, _ = head.split(b"\r\n", 1)[0].split(b" ", 2)
-            server.send(head)
-            sending = threading.Thread(target=self.send_body, args=(head, client, server))
-            sending.start()
-            answer = server.head()
-            while answer.startswith(b"HTTP/1.1 100"):
-                client.send(answer)
-                answer = server.head()
-            if not answer:
-                return False
-            status = int(answer.split(b" ", 2)[1])
-            log.append((method.decode(), target.decode("latin-1"), status))
-            client.send(answer)
-            if method != b"HEAD" and status not in (204, 304):
-                _pass_body(answer, server, client)
-            if _field(answer, b"connection").lower() == b"close":
-                with suppress(OSError):
-                    self.request.shutdown(socket.SHUT_RDWR)
-                sending.join()
-                return False
-            sending.join()
-            return True
-
-        def send_body(self, head: bytes, client: Hop, server: Hop) -> None:
-            with suppress(OSError):
-                _pass_body(head, client, server)
-
-    class Server(socketserver.ThreadingTCPServer):
-        daemon_threads = True
-        request_queue_size = 128
-
-    with Server(("127.0.0.1", 0), Handler) as server:
+    with _Recorder(port, log) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
         thread.start()
         try:

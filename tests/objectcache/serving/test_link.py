@@ -26,7 +26,7 @@ from objectcache.link import (
 )
 from objectcache.serving.keeper_link import KeeperGoneError, KeeperLink
 
-RULES = Rules(
+RULES = Rules.of(
     tuple(
         BucketRules(
             f"bucket-{number}", number, 2**30, 0, 1.0, None, frozenset(f"namespace-{each}" for each in range(10))

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 import pytest
 
 from tasuki.process import http_server as server_module
-from tasuki.process.asgi import AsgiScope, Receive, Send, reply
+from tasuki.process.asgi import Asgi, AsgiScope, Receive, Send, reply
 from tasuki.process.http_server import HttpServer
 from tasuki.process.tls.live import LiveContext
 from tests.tasuki.process.http_client import Client, connect
@@ -73,8 +73,8 @@ class Running:
 
 
 @asynccontextmanager
-async def serving(sides: Sides, host: str = "127.0.0.1") -> AsyncIterator[Running]:
-    running = Running(HttpServer(echo, (host, 0), sides.server, "echoes"), sides)
+async def serving(sides: Sides, host: str = "127.0.0.1", application: Asgi = echo) -> AsyncIterator[Running]:
+    running = Running(HttpServer(application, (host, 0), sides.server, "echoes"), sides)
     async with asyncio.TaskGroup() as group:
         group.create_task(running.server.run())
         yield running
@@ -168,6 +168,31 @@ async def test_a_body_that_never_ends_is_given_up(sides: Sides, monkeypatch: pyt
 
         assert await client.is_closed()
         client.close()
+
+
+async def test_a_client_that_does_not_read_its_answer_is_let_go(
+    sides: Sides, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "_CLOSE_SECONDS", 0.05)
+    given_up = asyncio.Event()
+
+    async def endless(_: AsgiScope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0.2):
+                while True:
+                    await send({"type": "http.response.body", "body": bytes(2**20), "more_body": True})
+        given_up.set()
+
+    async with serving(sides, application=endless) as running:
+        reader, writer = await asyncio.open_connection("127.0.0.1", running.server.port, ssl=sides.client, limit=1024)
+        writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        await asyncio.wait_for(given_up.wait(), 10)
+        async with asyncio.timeout(10):
+            while running.server.connections:
+                await asyncio.sleep(0.02)
+        writer.transport.abort()
+        del reader
 
 
 async def test_a_connection_may_rest_between_requests(sides: Sides, monkeypatch: pytest.MonkeyPatch) -> None:
