@@ -13,6 +13,7 @@ import xxhash
 
 from schedext.pod import SIDECAR, Container, Pod, annotation, label
 from tasuki.kube.names import (
+    CACHE_BUCKET_PATTERN,
     CACHE_BUCKETS,
     CACHE_OBJECTS,
     DATAFLOW,
@@ -44,7 +45,7 @@ DEFAULT_ITEMS_PER_SECOND: Final = 30.0
 
 _SEPARATORS: Final = re.compile(r"[,\s]+")
 # As the cache has them; what is behind the slash is the request's target as it is sent, escapes and all.
-_OBJECT: Final = re.compile(r"(?P<bucket>[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?)/[!-~]+")
+_OBJECT: Final = re.compile(rf"(?P<bucket>{CACHE_BUCKET_PATTERN})/[!-~]+")
 _EDGE: Final = re.compile(r"(?P<function>[^=@\s]+)(?:=(?P<bytes>[^=@\s]+)(?:@(?P<rate>[^=@\s]+))?)?")
 
 

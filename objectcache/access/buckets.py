@@ -14,7 +14,7 @@ import msgspec
 
 from objectcache.access.namespace_selector import SELECTOR, LabelledNamespaces, NamespaceSelector, read_selector
 from objectcache.link import BucketRules
-from tasuki.kube.names import CACHE_BUCKET_KIND
+from tasuki.kube.names import CACHE_BUCKET_KIND, CACHE_BUCKET_PATTERN
 from tasuki.kube.quantity import QuantityError, parse
 from tasuki.process import document
 from tasuki.process.document import ConfigError, Node
@@ -24,7 +24,7 @@ from tasuki.process.sentences import shown
 MOST_BUCKETS: Final = 10_000
 
 LONGEST_NAME: Final = 63
-_NAME: Final = re.compile(rf"[a-z0-9](?:[a-z0-9.-]{{0,{LONGEST_NAME - 2}}}[a-z0-9])?")
+_NAME: Final = re.compile(CACHE_BUCKET_PATTERN)
 _NAMESPACE: Final = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?")
 
 _LEAST_WEIGHT: Final = 0.01

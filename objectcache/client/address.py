@@ -6,10 +6,11 @@ from typing import Final
 from urllib.parse import urlencode, urlsplit
 
 from objectcache.client.names import escaped
+from tasuki.kube.names import CACHE_BUCKET_PATTERN
 from tasuki.process.sentences import shown
 
 _OBJECTS: Final = "/v1/objects"
-_BUCKET: Final = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")
+_BUCKET: Final = re.compile(CACHE_BUCKET_PATTERN)
 _PORTS: Final = {"http": 80, "https": 443}
 
 

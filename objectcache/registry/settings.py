@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from tasuki.kube.names import CACHE_BUCKET_PATTERN
 from tasuki.kube.quantity import QuantityError, parse
 from tasuki.process.logging import LogFormat
 from tasuki.process.options import (
@@ -27,7 +28,7 @@ from tasuki.process.options import (
 
 Answer = Literal["true", "false"]
 
-_BUCKET: Final = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?", re.ASCII)
+_BUCKET: Final = re.compile(CACHE_BUCKET_PATTERN)
 _LEAST_SPOOL_BYTES: Final = 2**20
 _MOST_SPOOL_BYTES: Final = 2**50
 

@@ -12,6 +12,7 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 
 from objectcache.wire.head import HttpError, shown
+from tasuki.kube.names import CACHE_BUCKET_PATTERN
 
 # S3's keys have up to 1,024 bytes; pfio puts scheme, host and bucket before them, and a zip member's path behind, whose
 # parts Linux bounds at 4,096 in all (PATH_MAX).
@@ -20,7 +21,7 @@ MOST_LISTED: Final = 1000
 
 _OBJECTS: Final = b"/v1/objects/"
 _OBJECTS_LENGTH: Final = len(_OBJECTS)
-_BUCKET: Final = re.compile(rb"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")
+_BUCKET: Final = re.compile(CACHE_BUCKET_PATTERN.encode())
 _BAD_ESCAPE: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _KNOWN: Final = "/v1/objects/{bucket}/{object}, /v1/objects/{bucket}, /v1/objects and /v1/summary"
 # Of names that passed; a node's buckets are tens, and what is no bucket's name is not remembered.

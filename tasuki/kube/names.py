@@ -27,6 +27,8 @@ CACHE_NODE_PLURAL: Final = "cachenodes"
 # The object by which a bucket of the object cache is defined.
 CACHE_BUCKET_KIND: Final = "CacheBucket"
 CACHE_BUCKET_PLURAL: Final = "cachebuckets"
+# What a bucket may be called, to be matched as a whole.
+CACHE_BUCKET_PATTERN: Final = "[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?"
 
 # Who wrote a field or sent an event.
 FIELD_MANAGER: Final = "tasuki-deviceplugin"

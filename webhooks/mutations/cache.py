@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from tasuki.kube.names import CACHE, CACHE_BUCKETS
+from tasuki.kube.names import CACHE, CACHE_BUCKET_PATTERN, CACHE_BUCKETS
 from tasuki.process.sentences import shown
 from webhooks.editing import add_missing_env, add_mounts, add_volumes, set_annotations
 from webhooks.mutations.injected import users_containers
@@ -17,7 +17,7 @@ _VOLUME: Final = "tasuki-cache-token"
 _FILE: Final = "token"
 
 _LONGEST_NAME: Final = 63
-_BUCKET: Final = re.compile(rf"[a-z0-9]([a-z0-9.-]{{0,{_LONGEST_NAME - 2}}}[a-z0-9])?")
+_BUCKET: Final = re.compile(CACHE_BUCKET_PATTERN)
 _SEPARATORS: Final = re.compile(r"[,\s]+")
 
 

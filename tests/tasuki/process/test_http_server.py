@@ -170,9 +170,7 @@ async def test_a_body_that_never_ends_is_given_up(sides: Sides, monkeypatch: pyt
         client.close()
 
 
-async def test_a_client_that_does_not_read_its_answer_is_let_go(
-    sides: Sides, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_client_that_does_not_read_its_answer_is_let_go(sides: Sides, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server_module, "_CLOSE_SECONDS", 0.05)
     given_up = asyncio.Event()
 
