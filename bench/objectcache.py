@@ -36,7 +36,7 @@ _PUT_AIM: Final = 0.7
 _MANY: Final = 10_000
 _BUCKETS: Final = ({"Name": "bk", "BucketQuota": "8Gi", "AllowNamespaces": ["research"]},)
 _SECONDS: Final = 20.0
-# Of the talk that the cache is after: 75.1 GiB/s over 400 nodes (shared facts; Preferred Networks, 2024).
+# Of the talk that the cache is after: 75.1 GiB/s over 400 nodes (Preferred Networks, Kubernetes Meetup Tokyo #68).
 _TALK_GIB_PER_NODE: Final = 75.1 / 400
 
 
