@@ -38,7 +38,7 @@ from tasuki.kube.names import ACCELERATOR_NODE_PLURAL, CACHE_NODE_PLURAL
 from tasuki.process import logging as process_logging
 from tasuki.process.http import OperatorServer
 from tasuki.process.http_server import HttpServer
-from tasuki.process.readiness import Readiness
+from tasuki.process.readiness import Readiness, watched
 from tasuki.process.running import Heartbeat, exit_status
 from tasuki.process.tls.live import CertificateError, LiveContext, live_context
 from tasuki.process.tls.mounted import MountedCertificate
@@ -157,7 +157,7 @@ class _Parts:
 def _parts(settings: Settings, kube: Kube, metrics: Metrics, readiness: Readiness) -> _Parts:
     waker = Waker(kube, time.monotonic, _now, metrics.woke)
     world = World(time.monotonic, _now, waker.room_freed)
-    watches = Watches(kube, world, _watched(metrics, readiness), _uniform)
+    watches = Watches(kube, world, watched(metrics.watch_connected, readiness), _uniform)
 
     def ready() -> str:
         return "" if watches.synced else _NOT_LISTED
@@ -204,14 +204,6 @@ def _outlets(readiness: Readiness) -> Outlets:
     return Outlets(
         partial(readiness.unmet, CERTIFICATE), lambda problem: readiness.note("certificate renewal", problem)
     )
-
-
-def _watched(metrics: Metrics, readiness: Readiness) -> Callable[[str, str], None]:
-    def report(name: str, problem: str) -> None:
-        metrics.watch_connected.labels(name).set(0 if problem else 1)
-        readiness.note(f"watch of {name}", problem)
-
-    return report
 
 
 def _age_seconds(watches: Watches, name: str) -> float:

@@ -4,9 +4,8 @@ import argparse
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from ipaddress import ip_address
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 import msgspec
 
@@ -19,11 +18,10 @@ from tasuki.process.options import (
     Option,
     OptionError,
     address,
-    arguments,
-    check_variables,
-    fields,
+    is_loopback,
     one_of,
     path,
+    settled,
 )
 
 UseLease = Literal["auto", "off"]
@@ -199,34 +197,19 @@ def read(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
         "account, or of the file that KUBECONFIG names. docs/scheduling.md says how to run it.",
         allow_abbrev=False,
     )
-    group = parser.add_argument_group("settings")
-    for option in _OPTIONS:
-        option.add_to(group)
-    given = arguments(parser, argv)
-    try:
-        settings = Settings(**fields(_OPTIONS, given, environ))
-        check_variables(environ, [option.variable for option in _OPTIONS], lambda _: False)
-        _check(settings)
-    except OptionError as error:
-        parser.error(str(error))
-    return settings
+    return settled(parser, _OPTIONS, argv, environ, _checked)
 
 
-def _check(settings: Settings) -> None:
-    """What no single setting shows."""
+def _checked(found: dict[str, Any]) -> Settings:
+    """With what no single setting shows."""
+    settings = Settings(**found)
     if settings.client_ca is not None and settings.tls_dir is None:
         raise OptionError("--client-ca asks for certificates, which takes TLS: give --tls-dir too")
     host, port = settings.listen
-    if settings.client_ca is None and settings.allow_anyone == "false" and not _is_loopback(host):
+    if settings.client_ca is None and settings.allow_anyone == "false" and not is_loopback(host):
         raise OptionError(
             f"--listen {host} port {port} can be reached from elsewhere, and whoever reaches it may bind any pod to "
             "any node; give --client-ca, listen on 127.0.0.1, or write --allow-anyone true if the network lets nobody "
             "but the scheduler through"
         )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    return settings

@@ -21,7 +21,7 @@ from tasuki.process import logging as process_logging
 from tasuki.process.document import ConfigError
 from tasuki.process.http import OperatorServer
 from tasuki.process.http_server import HttpServer
-from tasuki.process.readiness import Readiness
+from tasuki.process.readiness import Readiness, watched
 from tasuki.process.running import Heartbeat, exit_status
 from tasuki.process.tls.live import CertificateError, LiveContext, live_context
 from tasuki.process.tls.mounted import MountedCertificate
@@ -132,7 +132,7 @@ def _watches(
     if kube is None:
         readiness.note("cluster", "no API server is configured: nodes and priority classes are not known")
     else:
-        yield ClusterWatch(kube, world.use_cluster, _watched(metrics, readiness), _uniform).run
+        yield ClusterWatch(kube, world.use_cluster, watched(metrics.watch_connected, readiness), _uniform).run
 
 
 def _certificate(
@@ -180,16 +180,6 @@ def _catalogue(settings: Settings, world: World, readiness: Readiness) -> Catalo
     return CatalogueSource(
         settings.modules_catalogue, world.use_catalogue, lambda problem: readiness.note("modules catalogue", problem)
     )
-
-
-def _watched(metrics: Metrics, readiness: Readiness) -> Callable[[str, str], None]:
-    """Tells of watches; none of them is needed to admit pods."""
-
-    def report(name: str, problem: str) -> None:
-        metrics.watch_connected.labels(name).set(0 if problem else 1)
-        readiness.note(f"watch of {name}", problem)
-
-    return report
 
 
 _uniform: Final = random.SystemRandom().uniform

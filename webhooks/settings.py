@@ -13,13 +13,10 @@ from tasuki.process.options import (
     EVERY_ADDRESS,
     LOG_OPTIONS,
     Option,
-    OptionError,
     address,
-    arguments,
-    check_variables,
-    fields,
     one_of,
     path,
+    settled,
     words,
 )
 
@@ -166,13 +163,4 @@ def read(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
         "docs/admission-policy.md what the policy may say.",
         allow_abbrev=False,
     )
-    group = parser.add_argument_group("settings")
-    for option in _OPTIONS:
-        option.add_to(group)
-    given = arguments(parser, argv)
-    try:
-        found = fields(_OPTIONS, given, environ)
-        check_variables(environ, [option.variable for option in _OPTIONS], lambda _: False)
-    except OptionError as error:
-        parser.error(str(error))
-    return Settings(**found)
+    return settled(parser, _OPTIONS, argv, environ, lambda found: Settings(**found))

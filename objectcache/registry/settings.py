@@ -3,9 +3,8 @@
 import argparse
 import re
 from collections.abc import Callable, Mapping, Sequence
-from ipaddress import ip_address
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 from urllib.parse import urlsplit
 
 import msgspec
@@ -19,11 +18,10 @@ from tasuki.process.options import (
     Option,
     OptionError,
     address,
-    arguments,
-    check_variables,
-    fields,
+    is_loopback,
     one_of,
     path,
+    settled,
 )
 
 Answer = Literal["true", "false"]
@@ -194,39 +192,19 @@ def read(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
         "how container runtimes are told of it.",
         allow_abbrev=False,
     )
-    group = parser.add_argument_group("settings")
-    for option in _OPTIONS:
-        option.add_to(group)
-    given = arguments(parser, argv)
-    try:
-        found = fields(_OPTIONS, given, environ)
-        check_variables(environ, [option.variable for option in _OPTIONS], lambda _: False)
-        _check_given(found)
-        settings = Settings(**found)
-        _check(settings)
-    except OptionError as error:
-        parser.error(str(error))
-    return settings
+    return settled(parser, _OPTIONS, argv, environ, _checked)
 
 
-def _check_given(found: Mapping[str, object]) -> None:
+def _checked(found: dict[str, Any]) -> Settings:
+    """With what no single setting shows."""
     for option in _OPTIONS:
         if option.help.endswith(_REQUIRED) and option.field not in found:
             raise OptionError(f"--{option.name} is missing: {option.help.removesuffix(_REQUIRED)}")
-
-
-def _check(settings: Settings) -> None:
-    """What no single setting shows."""
+    settings = Settings(**found)
     host, port = settings.listen
-    if settings.allow_anyone == "false" and not _is_loopback(host):
+    if settings.allow_anyone == "false" and not is_loopback(host):
         raise OptionError(
             f"--listen {host} port {port} can be reached from elsewhere, and whoever reaches it reads every image that "
             "the mirror can read; listen on 127.0.0.1, or write --allow-anyone true if they may"
         )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    return settings

@@ -7,7 +7,6 @@ from typing import Final, Literal
 from objectcache.room.shares import Demand, fair_shares
 
 Reason = Literal["share", "quota", "watermark", "floor", "bucket_removed"]
-REASONS: Final[tuple[Reason, ...]] = ("share", "quota", "watermark", "floor", "bucket_removed")
 
 TOO_LARGE: Final = 413
 NO_ROOM: Final = 507

@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 import msgspec
 
@@ -18,11 +18,9 @@ from tasuki.process.options import (
     Option,
     OptionError,
     address,
-    arguments,
-    check_variables,
-    fields,
     one_of,
     path,
+    settled,
 )
 
 Auth = Literal["tokenreview", "static"]
@@ -230,21 +228,12 @@ def read(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
         "docs/object-cache.md says how to run it.",
         allow_abbrev=False,
     )
-    group = parser.add_argument_group("settings")
-    for option in _OPTIONS:
-        option.add_to(group)
-    given = arguments(parser, argv)
-    try:
-        settings = Settings(**fields(_OPTIONS, given, environ))
-        check_variables(environ, [option.variable for option in _OPTIONS], lambda _: False)
-        _check(settings)
-    except OptionError as error:
-        parser.error(str(error))
-    return settings
+    return settled(parser, _OPTIONS, argv, environ, _checked)
 
 
-def _check(settings: Settings) -> None:
-    """What no single setting shows."""
+def _checked(found: dict[str, Any]) -> Settings:
+    """With what no single setting shows."""
+    settings = Settings(**found)
     if settings.auth == "static" and settings.tokens is None:
         raise OptionError("--auth static takes --tokens: the file that says which tokens there are")
     if settings.auth == "tokenreview" and settings.tokens is not None:
@@ -253,3 +242,4 @@ def _check(settings: Settings) -> None:
         raise OptionError(
             "--auth static without an API server takes --buckets: the file that says which buckets there are"
         )
+    return settings

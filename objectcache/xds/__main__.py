@@ -27,7 +27,7 @@ from tasuki.kube.errors import KubeConfigError
 from tasuki.process import logging as process_logging
 from tasuki.process.file_source import FileSource
 from tasuki.process.http import OperatorServer
-from tasuki.process.readiness import Readiness
+from tasuki.process.readiness import Readiness, watched
 from tasuki.process.running import Heartbeat, exit_status
 from tasuki.process.tls.live import CertificateError
 from tasuki.process.tls.mounted import MountedCertificate
@@ -86,7 +86,7 @@ async def _serve(settings: Settings, kube: Kube | None, stop: asyncio.Event) -> 
     if kube is None:
         loops.append(_from_file(settings, publish, readiness).run)
     else:
-        loops.append(_from_cluster(settings, kube, publish, _watched(metrics, readiness)).run)
+        loops.append(_from_cluster(settings, kube, publish, watched(metrics.watch_connected, readiness)).run)
         readiness.unmet(CACHES, _NOT_LISTED)
     certificate = grpc_certificate(settings.client_ca) if settings.tls_dir is not None else None
     if certificate is not None and settings.tls_dir is not None:
@@ -178,14 +178,6 @@ def _outlets(readiness: Readiness) -> CertificateOutlets:
     return CertificateOutlets(
         partial(readiness.unmet, CERTIFICATE), lambda problem: readiness.note("certificate renewal", problem)
     )
-
-
-def _watched(metrics: Metrics, readiness: Readiness) -> Callable[[str, str], None]:
-    def report(name: str, problem: str) -> None:
-        metrics.watch_connected.labels(name).set(0 if problem else 1)
-        readiness.note(f"watch of {name}", problem)
-
-    return report
 
 
 _uniform: Final = random.SystemRandom().uniform

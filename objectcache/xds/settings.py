@@ -4,7 +4,7 @@ import argparse
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 import msgspec
 
@@ -17,11 +17,9 @@ from tasuki.process.options import (
     Option,
     OptionError,
     address,
-    arguments,
-    check_variables,
-    fields,
     one_of,
     path,
+    settled,
 )
 from tasuki.routing.maglev import DEFAULT_TABLE_SIZE, LARGEST_TABLE_SIZE, Maglev, MaglevError
 
@@ -182,20 +180,12 @@ def read(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
         "account, or of the file that KUBECONFIG names. docs/routing.md says how to run it.",
         allow_abbrev=False,
     )
-    group = parser.add_argument_group("settings")
-    for option in _OPTIONS:
-        option.add_to(group)
-    given = arguments(parser, argv)
-    try:
-        settings = Settings(**fields(_OPTIONS, given, environ))
-        check_variables(environ, [option.variable for option in _OPTIONS], lambda _: False)
-        _check(settings)
-    except OptionError as error:
-        parser.error(str(error))
-    return settings
+    return settled(parser, _OPTIONS, argv, environ, _checked)
 
 
-def _check(settings: Settings) -> None:
-    """What no single setting shows."""
+def _checked(found: dict[str, Any]) -> Settings:
+    """With what no single setting shows."""
+    settings = Settings(**found)
     if settings.client_ca is not None and settings.tls_dir is None:
         raise OptionError("--client-ca asks for certificates, which takes TLS: give --tls-dir too")
+    return settings

@@ -5,8 +5,9 @@ import re
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import Any, Final, TypeVar, get_args
 
 from tasuki.process.logging import LEVELS, LogFormat
 from tasuki.process.sentences import alternatives, nearest, shown
@@ -17,6 +18,8 @@ _SERVICE_LINK: Final = re.compile(
 )
 _SERVICE_LINK_URL: Final = re.compile(r"(tcp|udp|sctp)://")
 _NEAR: Final = 0.6
+
+_Settings = TypeVar("_Settings")
 
 # Of both families, wherever the system can do that: the API server and the kubelet call from outside the pod.
 EVERY_ADDRESS: Final = "::" if socket.has_dualstack_ipv6() else "0.0.0.0"  # noqa: S104
@@ -95,6 +98,45 @@ def fields(options: Iterable[Option], given: Mapping[str, str], environ: Mapping
         elif option.empty is not None:
             found[option.field] = option.empty[0]
     return found
+
+
+def settled(
+    parser: argparse.ArgumentParser,
+    options: Sequence[Option],
+    argv: Sequence[str],
+    environ: Mapping[str, str],
+    make: Callable[[dict[str, Any]], _Settings],
+) -> _Settings:
+    """A service's settings, from its flags and variables.
+
+    Args:
+        parser: Without the flags, which are added to it.
+        options: All that there are.
+        argv: Without the program's name.
+        environ: A variable that begins like ours and is none of the options' is refused.
+        make: Makes the settings of fields and values, and raises OptionError for what no single one shows.
+
+    Raises:
+        SystemExit: With 2 and a sentence on standard error if something is wrong, with 0 after `--help`.
+    """
+    group = parser.add_argument_group("settings")
+    for option in options:
+        option.add_to(group)
+    given = arguments(parser, argv)
+    try:
+        found = fields(options, given, environ)
+        check_variables(environ, [option.variable for option in options], lambda _: False)
+        return make(found)
+    except OptionError as error:
+        parser.error(str(error))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether nobody but this machine reaches it."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def check_variables(environ: Mapping[str, str], known: Sequence[str], passed_over: Callable[[str], bool]) -> None:

@@ -1,7 +1,19 @@
 """What a process still waits for before it can do its work."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
+
+from prometheus_client import Gauge
+
+
+def watched(connected: Gauge, readiness: "Readiness") -> Callable[[str, str], None]:
+    """Tells of watches that nobody has to wait for: by a gauge with the watch's name for its label, and a note."""
+
+    def report(name: str, problem: str) -> None:
+        connected.labels(name).set(0 if problem else 1)
+        readiness.note(f"watch of {name}", problem)
+
+    return report
 
 
 class Readiness:
