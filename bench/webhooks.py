@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import json
 import os
-import re
 import shutil
 import ssl
 import statistics
@@ -18,11 +17,11 @@ import sys
 import tempfile
 import urllib.request
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from bench.measuring import Row, machine, resident_mib, table
+from bench.wrk import Load, wrk
 from tests.tasuki.kube.api_server import NODES
 from tests.webhooks.certificates.api_server import HOOKS, SECRET, AdmissionApiServer
 
@@ -32,17 +31,6 @@ _MEMORY_REVIEWS: Final = 100_000
 _NODES: Final = 5_000
 # Where the client writes another number into each pod, if each is to be another.
 _NUMBER: Final = "@@@@@@@@@@"
-_UNITS_MS: Final = {"us": 0.001, "ms": 1.0, "s": 1000.0}
-
-
-@dataclass(frozen=True)
-class Load:
-    """What wrk saw in one round."""
-
-    per_second: float
-    p50_ms: float
-    p99_ms: float
-    requests: int
 
 
 def pod(*, gpus: int) -> dict[str, Any]:
@@ -147,22 +135,8 @@ def ask(port: int, content: bytes) -> bytes:
 
 
 def load(port: int, script: Path, connections: int, seconds: float) -> Load:
-    command = [
-        "wrk", "--latency", "-t1", f"-c{connections}", f"-d{seconds:g}s", "-s", str(script),
-        f"https://127.0.0.1:{port}/mutate",
-    ]  # fmt: skip
-    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    if "Non-2xx" in said or "Socket errors" in said:
-        raise RuntimeError(f"not every review was answered:\n{said}")
-    percent = {
-        p: float(number) * _UNITS_MS[unit] for p, number, unit in re.findall(r"(\d+)%\s+([\d.]+)(us|ms|s)", said)
-    }
-    return Load(
-        per_second=float(re.findall(r"Requests/sec:\s+([\d.]+)", said)[0]),
-        p50_ms=percent["50"],
-        p99_ms=percent["99"],
-        requests=int(re.findall(r"(\d+) requests in", said)[0]),
-    )
+    # wrk's own patience.
+    return wrk(f"https://127.0.0.1:{port}/mutate", seconds, connections, script, timeout_seconds=2)
 
 
 def middle(loads: Sequence[Load]) -> Load:

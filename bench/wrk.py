@@ -17,11 +17,25 @@ class Load:
     per_second: float
     p50_ms: float
     p99_ms: float
+    requests: int
 
 
-def wrk(url: str, seconds: float, connections: int, script: Path | None = None, headers: Sequence[str] = ()) -> Load:
-    """One round; every answer must be a good one."""
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:.0f}s", "--latency", "--timeout", "30s"]
+def wrk(
+    url: str,
+    seconds: float,
+    connections: int,
+    script: Path | None = None,
+    headers: Sequence[str] = (),
+    *,
+    timeout_seconds: int = 30,
+) -> Load:
+    """One round; every answer must be a good one, and come in time.
+
+    Raises:
+        RuntimeError: One was not.
+    """
+    timeout = f"{timeout_seconds}s"
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:.0f}s", "--latency", "--timeout", timeout]
     for header in headers:
         command += ["-H", header]
     if script is not None:
@@ -29,11 +43,12 @@ def wrk(url: str, seconds: float, connections: int, script: Path | None = None, 
     text = subprocess.run([*command, url], check=True, capture_output=True, text=True).stdout
     bad = re.search(r"(Non-2xx.*|Socket errors: .*)", text)
     if bad:
-        raise SystemExit(f"{url}: {bad[1]}")
+        raise RuntimeError(f"{url}: {bad[1]}")
     per_second = re.search(r"Requests/sec:\s+([0-9.]+)", text)
-    found = {name: _milliseconds(text, name) for name in ("50%", "99%")}
+    requests = re.search(r"([0-9]+) requests in", text)
     assert per_second is not None
-    return Load(float(per_second[1]), found["50%"], found["99%"])
+    assert requests is not None
+    return Load(float(per_second[1]), _milliseconds(text, "50%"), _milliseconds(text, "99%"), int(requests[1]))
 
 
 def _milliseconds(text: str, percentile: str) -> float:

@@ -131,7 +131,7 @@ class Worker:
         return None
 
     def find(self, bucket: str, name: bytes) -> Entry | None:
-        """What is kept under a name, noting that it was asked for."""
+        """What is kept under a name; None if nothing is."""
         index = self.knowledge.index
         if index is None:
             return None
