@@ -13,8 +13,8 @@ from tests.objectcache.storms.nodes import Node, bucket, content, eventually
 
 MIB: Final = 2**20
 FLOOR_BYTES: Final = 16 * MIB
-# Of the catalogue, the folders, and what is written between two looks at the disk.
-SLACK_BYTES: Final = 2 * MIB
+# Of the catalogue and its log, the folders, and what is written between two looks at the disk.
+SLACK_BYTES: Final = 5 * MIB
 BUCKETS: Final = (bucket("bk", "1Gi", PinnedQuota="8Mi"),)
 FEW_SECONDS: Final = 3.0
 # By what it was found out: by a write, or by looking.
@@ -60,7 +60,8 @@ def test_a_cache_larger_than_its_disk_leaves_to_others_what_is_theirs(disk: Smal
     assert set(statuses) == {201}
     assert min(free) >= FLOOR_BYTES - SLACK_BYTES
     assert all(last)
-    assert node.metric("tasuki_cache_evictions_total", bucket="bk", reason="floor") > 0
+    # What the keeper counts is told a moment later.
+    eventually(lambda: node.metric("tasuki_cache_evictions_total", bucket="bk", reason="floor") > 0)
 
 
 def test_many_at_once_do_not_take_what_is_others(disk: SmallDisk, node: Node) -> None:
