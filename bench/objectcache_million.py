@@ -67,7 +67,7 @@ def _fill(path: Path) -> None:
                 name = b"s3://storage/datasets/images/dataset-%03d/%09d.jpg" % (object_id % 300, object_id)
                 row = ObjectRow(object_id, number, name, _SIZE_BYTES, secrets.token_bytes(16), now, 0, 0)
                 catalogue.insert(row)
-                place = f"{object_id & 0xFFF:03x}/{object_id:016x}"
+                place = f"{object_id >> 8 & 0xFFF:03x}/{object_id:016x}"
                 os.close(os.open(place, os.O_CREAT | os.O_WRONLY, 0o600, dir_fd=data))
     os.close(data)
     catalogue.use(boot_id(), suspect=False)

@@ -71,10 +71,22 @@ class Reserve(msgspec.Struct, frozen=True, tag=True, array_like=True):
     object_id: int = 0
 
 
+class TakeIds(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Ask for ids of objects to come, which need no reservation; the answer is a Granted.
+
+    Attributes:
+        unused: Ids that were granted and are given back.
+    """
+
+    ticket: int
+    unused: tuple[int, ...] = ()
+
+
 class Commit(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """Its file lies in `incoming`, whole; the keeper moves it to its place.
 
     Attributes:
+        object_id: Reserved, or granted: then room is found now, and 507 is answered if there is none.
         checksum: XXH3-128 of the content, 16 bytes, big-endian.
         if_absent: Refuse with 412 if there is such an object (`If-None-Match: *`).
         if_match: Refuse with 412 unless there is one with such a checksum; empty for no condition.
@@ -92,7 +104,7 @@ class Commit(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class Abandon(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """Give a reservation back; the worker has removed its file.
+    """Give a reservation or a granted id back, for nobody to use; the worker has removed its file.
 
     Attributes:
         error_number: Of the OSError for which the file could not be written; 0 if there was none.
@@ -174,6 +186,13 @@ class Done(msgspec.Struct, frozen=True, tag=True, array_like=True):
     ticket: int
     object_id: int = 0
     replaced: bool = False
+
+
+class Granted(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Ids that are the worker's alone, until it ends."""
+
+    ticket: int
+    ids: tuple[int, ...]
 
 
 class Refused(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -310,8 +329,10 @@ class Setup(msgspec.Struct, frozen=True, tag=True, array_like=True):
     times: Times = Times()
 
 
-FromWorker = Review | Reserve | Commit | Abandon | Remove | List | Sum | Damaged | Sound | TookIndex
-FromKeeper = Setup | Reviewed | Done | Refused | Listed | Summed | Rules | Forget | Writable | NewIndex | Drain
+FromWorker = Review | Reserve | TakeIds | Commit | Abandon | Remove | List | Sum | Damaged | Sound | TookIndex
+FromKeeper = (
+    Setup | Reviewed | Done | Granted | Refused | Listed | Summed | Rules | Forget | Writable | NewIndex | Drain
+)
 
 
 class LinkError(Exception):

@@ -15,12 +15,14 @@ from tasuki.process.logging import LogFormat
 
 log: Final = logging.getLogger(__name__)
 
-_RECEIVE_BYTES: Final = 2**20
+# A larger buffer would be a mapping of its own each time.
+_RECEIVE_BYTES: Final = 2**16
+# What is longer is sent alone, since the rest of it would be copied over and over.
+_JOINED_BYTES: Final = 2**16
 # A worker does nothing that takes longer than a few milliseconds, but it may just be starting.
 _TAKE_SECONDS: Final = 30.0
 # From the end of its link to the end of its process.
 _END_SECONDS: Final = 5.0
-_RETRY_SECONDS: Final = 0.005
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +67,13 @@ class WorkerLink:
         self.answers = False
         self._heard: Final = heard
         self._take_seconds: Final = take_seconds
-        self._unsent: Final[deque[tuple[bytes, int]]] = deque()
-        self._to_send: Final = asyncio.Event()
+        self._frames: Final = Frames(FromWorker)
+        self._socket: socket.socket | None = None
+        self._unsent: Final[deque[tuple[bytes | memoryview, int]]] = deque()
+        # Called by the loop: soon, or when the socket takes more.
+        self._will_flush = False
+        self._waits_to_write = False
+        self._broken: Final = asyncio.Event()
         self._taken: dict[int, asyncio.Future[None]] = {}
         self._tickets = 0
         self._ended = False
@@ -74,13 +81,11 @@ class WorkerLink:
 
     def send(self, message: FromKeeper) -> None:
         """Let it be sent, in the order of these calls; lost if the worker ends before."""
-        self._unsent.append((frame(message), -1))
-        self._to_send.set()
+        self._queue(frame(message), -1)
 
     def give_index(self, index: int) -> None:
         """Give a new worker its first index, by its descriptor."""
-        self._unsent.append((frame(NewIndex(0)), index))
-        self._to_send.set()
+        self._queue(frame(NewIndex(0)), index)
 
     async def hand_over(self, index: int) -> None:
         """Give the worker another index, by its descriptor; returns when it has it, or has ended."""
@@ -89,8 +94,7 @@ class WorkerLink:
         self._tickets += 1
         ticket = self._tickets
         taken = self._taken[ticket] = asyncio.get_running_loop().create_future()
-        self._unsent.append((frame(NewIndex(ticket)), index))
-        self._to_send.set()
+        self._queue(frame(NewIndex(ticket)), index)
         try:
             async with asyncio.timeout(self._take_seconds):
                 await asyncio.shield(taken)
@@ -126,76 +130,108 @@ class WorkerLink:
                 pass_fds=handed, stdin=asyncio.subprocess.DEVNULL,
             )  # fmt: skip
             theirs.close()
-            carrying = [
-                asyncio.create_task(each)
-                for each in (self._receive_all(ours), self._send_all(ours), self._stuck.wait())
-            ]
+            self._begin(ours)
+            ends = [asyncio.create_task(each.wait()) for each in (self._broken, self._stuck)]
             try:
-                # With either direction, the link has ended.
-                await asyncio.wait(carrying, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
                 if not self._stuck.is_set():
                     with suppress(TimeoutError):
                         async with asyncio.timeout(_END_SECONDS):
                             return await process.wait()
             finally:
-                for each in carrying:
+                self._end(ours)
+                for each in ends:
                     each.cancel()
-                for error in await asyncio.gather(*carrying, return_exceptions=True):
-                    if isinstance(error, Exception):
-                        log.error("the link to a worker is broken worker=%d error=%r", self.number, str(error))
                 if process.returncode is None:
                     with suppress(ProcessLookupError):
                         process.kill()
                 status = await process.wait()
         return status
 
-    async def _receive_all(self, ours: socket.socket) -> None:
-        loop, frames = asyncio.get_running_loop(), Frames(FromWorker)
-        while True:
-            try:
-                data = await loop.sock_recv(ours, _RECEIVE_BYTES)
-            except ConnectionError:
-                return
-            if not data:
-                return
-            for message in frames.feed(data):
-                found = cast("FromWorker", message)
-                if isinstance(found, TookIndex):
-                    self.answers = True
-                    if (taken := self._taken.get(found.ticket)) is not None and not taken.done():
-                        taken.set_result(None)
-                self._heard(self, found)
+    # Bytes.
 
-    async def _send_all(self, ours: socket.socket) -> None:
+    def _begin(self, ours: socket.socket) -> None:
+        self._socket = ours
+        asyncio.get_running_loop().add_reader(ours, self._receive)
+        self._flush()
+
+    def _end(self, ours: socket.socket) -> None:
+        self._socket = None
         loop = asyncio.get_running_loop()
-        while True:
-            await self._to_send.wait()
-            self._to_send.clear()
-            while self._unsent:
-                data, descriptor = self._unsent.popleft()
-                if descriptor >= 0:
-                    data = data[await _send_with(ours, data, descriptor) :]
-                elif self._unsent:
-                    data = b"".join([data, *self._plain()])
-                try:
-                    await loop.sock_sendall(ours, data)
-                except ConnectionError:
-                    return
+        loop.remove_reader(ours)
+        loop.remove_writer(ours)
 
-    def _plain(self) -> list[bytes]:
+    def _receive(self) -> None:
+        if self._socket is None:
+            return
+        try:
+            data = self._socket.recv(_RECEIVE_BYTES)
+        except BlockingIOError:
+            return
+        except ConnectionError:
+            data = b""
+        if not data:
+            self._broken.set()
+            return
+        try:
+            for message in self._frames.feed(data):
+                self._take(cast("FromWorker", message))
+        except Exception:
+            # This worker is ended for it, and the others go on.
+            log.exception("the link to a worker is broken worker=%d", self.number)
+            self._broken.set()
+
+    def _take(self, found: FromWorker) -> None:
+        if isinstance(found, TookIndex):
+            self.answers = True
+            if (taken := self._taken.get(found.ticket)) is not None and not taken.done():
+                taken.set_result(None)
+        self._heard(self, found)
+
+    def _queue(self, data: bytes, descriptor: int) -> None:
+        """Have it sent, together with all else that is said in this turn of the loop."""
+        self._unsent.append((data, descriptor))
+        if self._socket is not None and not (self._will_flush or self._waits_to_write):
+            self._will_flush = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._will_flush = False
+        if self._socket is None:
+            return
+        try:
+            is_full = self._send_all(self._socket)
+        except ConnectionError:
+            self._unsent.clear()
+            self._broken.set()
+            return
+        if is_full != self._waits_to_write:
+            self._waits_to_write = is_full
+            loop = asyncio.get_running_loop()
+            if is_full:
+                loop.add_writer(self._socket, self._flush)
+            else:
+                loop.remove_writer(self._socket)
+
+    def _send_all(self, ours: socket.socket) -> bool:
+        """Whether the socket is full, and something is left."""
+        while self._unsent:
+            data, descriptor = self._unsent.popleft()
+            if descriptor < 0 and self._unsent and len(data) < _JOINED_BYTES:
+                data = b"".join([data, *self._plain()])
+            try:
+                sent = ours.send(data) if descriptor < 0 else socket.send_fds(ours, [data], [descriptor])
+            except BlockingIOError:
+                self._unsent.appendleft((data, descriptor))
+                return True
+            if sent < len(data):
+                # The descriptor went with the first byte.
+                self._unsent.appendleft((memoryview(data)[sent:], -1))
+        return False
+
+    def _plain(self) -> list[bytes | memoryview]:
         """What else can go with it at once."""
         found = []
         while self._unsent and self._unsent[0][1] < 0:
             found.append(self._unsent.popleft()[0])
         return found
-
-
-async def _send_with(ours: socket.socket, data: bytes, descriptor: int) -> int:
-    """Send a message's beginning together with a descriptor; returns how much of it went."""
-    while True:
-        try:
-            return socket.send_fds(ours, [data], [descriptor])
-        except BlockingIOError:
-            await asyncio.sleep(_RETRY_SECONDS)
-        except ConnectionError:
-            return len(data)

@@ -11,6 +11,7 @@ from objectcache.link import (
     Frames,
     FromKeeper,
     FromWorker,
+    Granted,
     Listed,
     NewIndex,
     Refused,
@@ -19,9 +20,10 @@ from objectcache.link import (
     frame,
 )  # fmt: skip
 
-Answer = Reviewed | Done | Refused | Listed | Summed
+Answer = Reviewed | Done | Granted | Refused | Listed | Summed
 
-_RECEIVE_BYTES: Final = 2**20
+# A larger buffer would be a mapping of its own each time.
+_RECEIVE_BYTES: Final = 2**16
 _MOST_DESCRIPTORS: Final = 4
 
 

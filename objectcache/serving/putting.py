@@ -26,6 +26,13 @@ Refuse = Callable[[Connection, int, str], None]
 
 # Received at one go, before others have their turn.
 _TURN_BYTES: Final = 2**20
+# A body of at most so many bytes is written before there is room for it, which is asked for as the object is kept: half
+# the questions, and a wait less. All of a worker's together may be so many, which the disk has too much for a moment.
+_AHEAD_BYTES: Final = 2**18
+_ALL_AHEAD_BYTES: Final = 2**22
+# Where there was no room for such a one, others ask first for so long.
+_FULL_SECONDS: Final = 1.0
+_NO_ROOM: Final = 507
 # Of a body in chunks, nobody knows the size before its end: room is asked for in steps that double.
 _FIRST_RESERVATION: Final = 2**18
 
@@ -56,7 +63,8 @@ def begin_upload(worker: Worker, connection: Connection, request: tuple[Head, Ob
     upload = Upload(worker, connection, request, refuse)
     connection.upload = upload
     connection.wait()
-    upload.reserve(min(_FIRST_RESERVATION, quota_bytes) if head.chunked else head.content_length)
+    if not upload.begin_ahead():
+        upload.reserve(min(_FIRST_RESERVATION, quota_bytes) if head.chunked else head.content_length)
 
 
 class Upload:
@@ -84,8 +92,29 @@ class Upload:
         self._size = 0
         self._pending: list[bytes | memoryview] = []
         self._has_ended = False
+        self._ahead_bytes = 0
 
     # Room.
+
+    def begin_ahead(self) -> bool:
+        """Whether the body can be taken at once, and room be found later."""
+        worker, size = self._worker, self._needed
+        ahead = worker.ahead_bytes + size
+        if self._chunks is not None or size > _AHEAD_BYTES or ahead > _ALL_AHEAD_BYTES:
+            return False
+        # Whoever wants to know beforehand, is told.
+        if self._head.pinned or self._head.expects_continue:
+            return False
+        if worker.full_until and worker.full_until.get(self._target.bucket, 0.0) > worker.now:
+            return False
+        object_id = worker.spare_ids.take(worker.now)
+        if not object_id:
+            return False
+        self._object_id, self._reserved, self._ahead_bytes = object_id, size, size
+        worker.ahead_bytes = ahead
+        if self._open():
+            self._begin()
+        return True
 
     def reserve(self, size: int) -> None:
         """Ask for room for the whole body, or for so much of one whose size is not known yet."""
@@ -275,6 +304,10 @@ class Upload:
 
     def _committed(self, checksum: bytes, answer: Answer) -> None:
         connection = self._connection
+        if self._ahead_bytes:
+            self._end_ahead()
+            if isinstance(answer, Refused) and answer.status == _NO_ROOM:
+                self._worker.full_until[self._target.bucket] = self._worker.now + _FULL_SECONDS
         if self._has_ended:
             return
         self._has_ended = True
@@ -300,7 +333,7 @@ class Upload:
     def _fail_to_write(self, error: OSError) -> None:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         text = "the disk is full" if full else f"the disk does not take it: {error.strerror}"
-        self._fail(507 if full else 503, text, error.errno or 0)
+        self._fail(_NO_ROOM if full else 503, text, error.errno or 0)
 
     def _fail(self, status: int, reason: str, error_number: int = 0) -> None:
         self._give_up(error_number)
@@ -316,6 +349,11 @@ class Upload:
             remove_incoming(self._worker.incoming_fd, self._object_id)
             self._worker.keeper.tell(Abandon(self._object_id, error_number))
             self._object_id = 0
+            self._end_ahead()
+
+    def _end_ahead(self) -> None:
+        self._worker.ahead_bytes -= self._ahead_bytes
+        self._ahead_bytes = 0
 
     def _close_file(self) -> None:
         if self._file >= 0:

@@ -32,6 +32,7 @@ from objectcache.link import (
 from objectcache.serving.fair_queue import LEAST_BYTES, QUANTUM_BYTES, FairQueue
 from objectcache.serving.keeper_link import Answer, KeeperLink
 from objectcache.serving.pace import Pace
+from objectcache.serving.spare_ids import SpareIds
 from objectcache.serving.threads import Threads
 from objectcache.storage.files import open_data, open_incoming
 from objectcache.storage.index import Entry, IndexReader
@@ -68,6 +69,8 @@ class Worker:
         now: Monotonic seconds, read once a turn.
         seconds: Since 1970, as often.
         endings: Of answers of this second.
+        spare_ids: For objects that are written before there is room for them; `ahead_bytes` are of those under way.
+        full_until: When a bucket without room may be written to again before there is some, by its name.
         at_once: Bytes that may still be sent this turn without waiting in the queue; buckets have to take turns only
             where there is more.
         resumed: Connections with a request that was received already, for the next turn.
@@ -88,6 +91,9 @@ class Worker:
         burst_bytes = QUANTUM_BYTES if self.pace is None else max(self.pace.burst_bytes, LEAST_BYTES)
         self.queue: Final[FairQueue[Connection]] = FairQueue(min(burst_bytes, QUANTUM_BYTES))
         self.threads: Final = Threads()
+        self.spare_ids: Final = SpareIds(keeper)
+        self.ahead_bytes = 0
+        self.full_until: Final[dict[str, float]] = {}
         self.resumed: list[Connection] = []
         self.interest: Callable[[Connection, int], None] = lambda _connection, _mask: None
         self.now = 0.0

@@ -23,6 +23,9 @@ CATALOGUE: Final = "catalogue.sqlite"
 
 _DATA: Final = "data"
 _INCOMING: Final = "incoming"
+# So many objects in a row lie in one folder, and there are so many folders: what is put together lies together on the
+# disk, and a folder is made for many objects.
+_IN_A_ROW_BITS: Final = 8
 _SHARD_MASK: Final = 0xFFF
 # Far beyond all that could have been handed out, and far from the end.
 _MOST_ID: Final = 2**62
@@ -216,7 +219,7 @@ class DataFolder:
                 ids = self._ids_in(fd, Path(_DATA, name))
             finally:
                 os.close(fd)
-            strange = ids[ids & _SHARD_MASK != int(name, 16)]
+            strange = ids[(ids >> _IN_A_ROW_BITS) & _SHARD_MASK != int(name, 16)]
             if len(strange):
                 raise self._foreign(Path(_DATA, name), _name(int(strange[0])))
             yield ids
@@ -291,11 +294,11 @@ def _name(object_id: int) -> str:
 
 
 def _shard(object_id: int) -> str:
-    return f"{object_id & _SHARD_MASK:03x}"
+    return f"{object_id >> _IN_A_ROW_BITS & _SHARD_MASK:03x}"
 
 
 def _place(object_id: int) -> str:
-    return f"{object_id & _SHARD_MASK:03x}/{object_id:016x}"
+    return f"{object_id >> _IN_A_ROW_BITS & _SHARD_MASK:03x}/{object_id:016x}"
 
 
 def _names(fd: int) -> list[str]:

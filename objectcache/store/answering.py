@@ -4,7 +4,21 @@ from contextlib import suppress
 from functools import partial
 from typing import Final
 
-from objectcache.link import Abandon, Commit, Damaged, Done, List, Listed, Refused, Remove, Reserve, Sound
+from objectcache.link import (
+    Abandon,
+    BucketRules,
+    Commit,
+    Damaged,
+    Done,
+    Granted,
+    List,
+    Listed,
+    Refused,
+    Remove,
+    Reserve,
+    Sound,
+    TakeIds,
+)
 from objectcache.room.accounts import Reservation
 from objectcache.room.victims import NoRoom
 from objectcache.storage.catalogue import CatalogueError, Row
@@ -12,6 +26,7 @@ from objectcache.storage.index import PINNED, SUSPECT, Entry
 from objectcache.storage.keys import Key
 from objectcache.store.asking import Answer, Asked
 from objectcache.store.evicting import Evicting
+from objectcache.store.granted import IDS_AT_ONCE
 from objectcache.store.kept import Kept, KeptObject, kept_object
 from objectcache.store.ruled import Ruled
 
@@ -33,6 +48,8 @@ class Answering:
         match asked.message:
             case Reserve() as message:
                 return self._reserve(asked.worker, message, now)
+            case TakeIds() as message:
+                return self._grant(asked.worker, message)
             case Commit() as message:
                 return self._commit(asked.worker, message, now)
             case Remove() as message:
@@ -40,9 +57,7 @@ class Answering:
             case List() as message:
                 return self._list(message)
             case Abandon() as message:
-                if self._is_reserved_by(asked.worker, message.object_id):
-                    self._kept.accounts.reserve(message.object_id, None)
-                self._kept.could_not_write(message.error_number)
+                self._abandon(asked.worker, message)
             case Damaged() as message:
                 self._damage(message)
             case Sound() as message:
@@ -53,14 +68,15 @@ class Answering:
         """What nothing needs to be written for is done; what was to be committed is given up."""
         match asked.message:
             case Commit() | Abandon() as message:
-                if self._is_reserved_by(asked.worker, message.object_id):
+                granted = self._kept.granted.take(asked.worker, message.object_id)
+                if granted or self._is_reserved_by(asked.worker, message.object_id):
                     self._kept.release(message.object_id)
             case List() as message:
                 with suppress(CatalogueError):
                     return self._list(message)
             case Damaged() as message:
                 self._damage_without_disk(message)
-            case Reserve() | Remove() | Sound():
+            case Reserve() | TakeIds() | Remove() | Sound():
                 pass
         if isinstance(asked.message, Abandon | Damaged | Sound):
             return None
@@ -70,6 +86,19 @@ class Answering:
     def _is_reserved_by(self, worker: int, object_id: int) -> bool:
         found = self._kept.accounts.reservation(object_id)
         return found is not None and found.worker == worker
+
+    def _grant(self, worker: int, asked: TakeIds) -> Granted:
+        for each in asked.unused:
+            self._kept.granted.take(worker, each)
+        ids = tuple(self._kept.next_id() for _ in range(IDS_AT_ONCE))
+        self._kept.granted.give(worker, ids)
+        return Granted(asked.ticket, ids)
+
+    def _abandon(self, worker: int, said: Abandon) -> None:
+        if self._is_reserved_by(worker, said.object_id):
+            self._kept.accounts.reserve(said.object_id, None)
+        self._kept.granted.take(worker, said.object_id)
+        self._kept.could_not_write(said.error_number)
 
     def _reserve(self, worker: int, asked: Reserve, now: int) -> Answer:
         kept = self._kept
@@ -85,16 +114,23 @@ class Answering:
         need = asked.size_bytes - (0 if before is None else before.size_bytes)
         if need < 0 or (before is not None and need == 0):
             return Done(asked.ticket, asked.object_id) if before else Refused(asked.ticket, 400, "a size below 0")
-        reason = self._evicting.pin_refused(rules, need) if pinned else ""
-        refused = NoRoom(507, reason) if reason else self._evicting.find_room(rules, need, asked.size_bytes, now)
+        refused = self._no_room(rules, need, asked.size_bytes, now, pinned=pinned)
         if refused is not None:
             return Refused(asked.ticket, refused.status, refused.reason)
         object_id = asked.object_id or kept.next_id()
         kept.reserve(object_id, Reservation(worker, rules.number, asked.size_bytes, pinned))
         return Done(asked.ticket, object_id)
 
+    def _no_room(self, rules: BucketRules, need: int, size_bytes: int, now: int, *, pinned: bool) -> NoRoom | None:
+        if pinned and (reason := self._evicting.pin_refused(rules, need)):
+            return NoRoom(507, reason)
+        return self._evicting.find_room(rules, need, size_bytes, now)
+
     def _commit(self, worker: int, asked: Commit, now: int) -> Answer:
         kept = self._kept
+        if kept.granted.take(worker, asked.object_id) and (refusal := self._reserve_late(worker, asked, now)):
+            kept.release(asked.object_id)
+            return refusal
         reserved = kept.accounts.reservation(asked.object_id)
         if reserved is None or reserved.worker != worker:
             return _not_reserved(asked.ticket, asked.object_id)
@@ -117,6 +153,20 @@ class Answering:
         came = KeptObject(key, row.id, row.bucket, row.size, asked.pinned)
         kept.afterwards(partial(self._evicting.came, came))
         return Done(asked.ticket, asked.object_id, replaced=found is not None)
+
+    def _reserve_late(self, worker: int, asked: Commit, now: int) -> Refused | None:
+        """Find room for what nothing was reserved for; why there is none."""
+        kept = self._kept
+        rules = self._ruled.named(asked.bucket)
+        if rules is None:
+            return _no_rules(asked.ticket, asked.bucket)
+        if not kept.condition.is_ok:
+            return Refused(asked.ticket, kept.condition.status, kept.condition.error)
+        refused = self._no_room(rules, asked.size_bytes, asked.size_bytes, now, pinned=asked.pinned)
+        if refused is not None:
+            return Refused(asked.ticket, refused.status, refused.reason)
+        kept.reserve(asked.object_id, Reservation(worker, rules.number, asked.size_bytes, asked.pinned))
+        return None
 
     def _commit_refused(self, reserved: Reservation, asked: Commit, found: Entry | None) -> Refused | None:
         rules = self._ruled.named(asked.bucket)

@@ -2,10 +2,23 @@
 
 from dataclasses import dataclass
 
-from objectcache.link import Abandon, Commit, Damaged, Done, List, Listed, Refused, Remove, Reserve, Sound
+from objectcache.link import (
+    Abandon,
+    Commit,
+    Damaged,
+    Done,
+    Granted,
+    List,
+    Listed,
+    Refused,
+    Remove,
+    Reserve,
+    Sound,
+    TakeIds,
+)
 
-Message = Reserve | Commit | Abandon | Remove | List | Damaged | Sound
-Answer = Done | Refused | Listed
+Message = Reserve | TakeIds | Commit | Abandon | Remove | List | Damaged | Sound
+Answer = Done | Granted | Refused | Listed
 
 
 @dataclass(frozen=True, slots=True)

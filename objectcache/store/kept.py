@@ -14,6 +14,7 @@ from objectcache.storage.files import DataFolder
 from objectcache.storage.index import PINNED, Entry, IndexWriter
 from objectcache.storage.keys import Key, KeyMaker
 from objectcache.store.condition import Condition
+from objectcache.store.granted import Granted
 
 # Ids are noted on the disk before they are used, so many at once that promises of room seldom wait for that.
 _IDS_AHEAD: Final = 64
@@ -84,6 +85,7 @@ class Kept:
         self.folder: Final = disk.folder
         self.catalogue: Final = disk.catalogue
         self.accounts: Final = Accounts(disk.usage)
+        self.granted: Final = Granted()
         self.keys: Final = KeyMaker(disk.catalogue.header.secret)
         self.condition: Final = Condition()
         self._ids: Final[deque[int]] = deque()
@@ -126,6 +128,7 @@ class Kept:
         """
         self._changes = _Changes()
         self.accounts.begin()
+        self.granted.begin()
         try:
             with self.catalogue.changes():
                 if len(self._ids) < fresh:
@@ -194,6 +197,7 @@ class Kept:
 
     def _take_back(self) -> None:
         self.accounts.take_back()
+        self.granted.take_back()
         for object_id, before in self._changes.reservations.items():
             self.accounts.reserve(object_id, before)
         published = self._changes.published

@@ -3,12 +3,13 @@
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from objectcache.link import BucketRules, Reserve, Writable
+from objectcache.link import BucketRules, Reserve, TakeIds, Writable
 from objectcache.room.order import Order, S3Fifo
 from objectcache.storage.index import SUSPECT, IndexWriter
 from objectcache.store.answering import Answering
 from objectcache.store.asking import Answer, Asked, Stretch, Unverified
 from objectcache.store.evicting import Evicting, Limits
+from objectcache.store.granted import IDS_AT_ONCE
 from objectcache.store.kept import Disk, Kept
 from objectcache.store.ruled import Ruled
 from objectcache.store.upkeep import Upkeep
@@ -100,13 +101,16 @@ class Store:
         if not self._kept.condition.takes_changes:
             return [self._answering.without_disk(each) for each in part]
         done: list[Answer | None] = []
-        fresh = sum(isinstance(each.message, Reserve) and not each.message.object_id for each in part)
+        fresh = sum(map(_fresh_ids, part))
         error = self._kept.transaction(lambda: done.extend(self._answering.answer(each, now) for each in part), fresh)
         return done if error is None else [self._answering.without_disk(each) for each in part]
 
     def worker_ended(self, worker: int) -> None:
         """What it had reserved is free again, and what it had begun to write is gone."""
         for object_id in self._kept.accounts.reserved_by(worker):
+            self._kept.release(object_id)
+        for object_id in self._kept.granted.of(worker):
+            self._kept.granted.take(worker, object_id)
             self._kept.release(object_id)
 
     def took_index(self) -> None:
@@ -163,3 +167,13 @@ class Store:
             OSError: The content of objects may not outlive a loss of power.
         """
         self._kept.close(clean=clean)
+
+
+def _fresh_ids(asked: Asked) -> int:
+    """How many it may be given."""
+    match asked.message:
+        case Reserve(object_id=0):
+            return 1
+        case TakeIds():
+            return IDS_AT_ONCE
+    return 0

@@ -16,12 +16,14 @@ from objectcache.link import (
     Commit,
     Damaged,
     Done,
+    Granted,
     List,
     Listed,
     Refused,
     Remove,
     Reserve,
     Sound,
+    TakeIds,
 )
 from objectcache.room.order import Batch, Candidate, Fifo, Order, S3Fifo
 from objectcache.storage.catalogue import Catalogue, CatalogueDiskError, CatalogueFullError
@@ -217,6 +219,83 @@ def test_a_worker_that_ended_gives_back_what_it_had_reserved(cache: Cache) -> No
     assert (cache.used(), cache.incoming()) == ((0, 0), [])
 
 
+def granted(cache: Cache, worker: int = 1) -> tuple[int, ...]:
+    answer = cache.ask(TakeIds(1), worker)
+    assert isinstance(answer, Granted)
+    return answer.ids
+
+
+def test_what_was_granted_needs_no_reservation(cache: Cache) -> None:
+    first, second, *_ = granted(cache)
+    cache.write(first, b"content")
+
+    assert cache.ask(commit(first, b"a", b"content")) == Done(2, first)
+    assert (cache.get(b"a"), cache.used(), cache.incoming()) == (b"content", (7, 1), [])
+    # Only once.
+    assert status(cache.ask(commit(first, b"a", b"content"))) == 503
+    assert second != first
+
+
+@pytest.mark.parametrize(
+    ("size", "bucket", "pinned", "expected"),
+    [
+        pytest.param(601, "bk", False, 413, id="larger than the quota"),
+        pytest.param(1, "gone", False, 403, id="a bucket in no rules"),
+        pytest.param(301, "bk", True, 507, id="more pinned than may be"),
+        pytest.param(600, "bk", False, 507, id="others are being put"),
+    ],
+)
+def test_what_there_is_no_room_for_is_refused_with_its_file(
+    cache: Cache, size: int, bucket: str, pinned: bool, expected: int
+) -> None:
+    cache.put(b"kept", b"kept")
+    cache.reserve(100)
+    object_id, *_ = granted(cache)
+    cache.write(object_id, bytes(size))
+
+    assert status(cache.ask(commit(object_id, b"a", bytes(size), bucket, pinned=pinned))) == expected
+    assert (cache.get(b"a"), len(cache.incoming()), cache.used()[0]) == (None, 0, 104)
+    assert status(cache.ask(commit(object_id, b"a", b""))) == 503
+
+
+def test_room_for_what_was_granted_is_made_as_for_what_is_reserved(cache: Cache) -> None:
+    for each in range(6):
+        cache.put(b"%d" % each, bytes(100))
+    object_id, *_ = granted(cache)
+    cache.write(object_id, bytes(200))
+
+    assert isinstance(cache.ask(commit(object_id, b"new", bytes(200))), Done)
+    assert [each for each in range(6) if cache.get(b"%d" % each) is None] == [0, 1]
+    assert cache.used() == (600, 5)
+
+
+def test_what_was_granted_to_a_worker_is_its_alone_until_it_ends(cache: Cache) -> None:
+    first, second, *_ = granted(cache)
+    cache.write(first, b"begun")
+
+    assert status(cache.ask(commit(first, b"a", b"begun"), worker=2)) == 503
+    assert cache.ask(Abandon(first), worker=2) is None
+    cache.store.worker_ended(2)
+    assert cache.incoming() == [f"{first:016x}"]
+    cache.store.worker_ended(1)
+
+    assert cache.incoming() == []
+    assert {status(cache.ask(commit(each, b"a", b"begun"))) for each in (first, second)} == {503}
+
+
+def test_what_was_granted_and_given_back_is_nobodys(cache: Cache) -> None:
+    first, second, third, *_ = granted(cache)
+
+    assert cache.ask(Abandon(first)) is None
+    others = cache.ask(TakeIds(1, (second,)))
+
+    assert isinstance(others, Granted)
+    assert not {first, second, third} & {*others.ids}
+    assert {status(cache.ask(commit(each, b"a", b""))) for each in (first, second)} == {503}
+    cache.write(third, b"x")
+    assert isinstance(cache.ask(commit(third, b"a", b"x")), Done)
+
+
 def test_a_reservation_grows_with_a_body_in_chunks(cache: Cache) -> None:
     object_id = cache.reserve(100)
 
@@ -271,18 +350,24 @@ def test_what_was_read_outlives_what_was_not(cache: Cache) -> None:
 
 def test_a_batch_whose_transaction_fails_leaves_all_as_it_was(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     cache.put(b"a", b"old")
-    object_id = cache.reserve(3)
+    object_id, (ahead, *_) = cache.reserve(3), granted(cache)
     cache.write(object_id, b"new")
+    cache.write(ahead, b"new")
 
     def full(self: Catalogue, row: object) -> None:
         raise CatalogueFullError("database or disk is full")
 
     with monkeypatch.context() as patched:
         patched.setattr(Catalogue, "insert", full)
-        batch = [Asked(1, Reserve(7, "bk", 50)), Asked(1, commit(object_id, b"a", b"new"))]
+        batch = [
+            Asked(1, Reserve(7, "bk", 50)),
+            Asked(1, commit(object_id, b"a", b"new")),
+            Asked(1, commit(ahead, b"b", b"new")),
+            Asked(1, TakeIds(8)),
+        ]
         answers = cache.store.handle(batch, NOW)
 
-    assert [status(each) for each in answers] == [507, 507]
+    assert [status(each) for each in answers] == [507, 507, 507, 507]
     assert (cache.get(b"a"), cache.used(), cache.files(), cache.incoming()) == (b"old", (3, 1), 3, [])
     assert cache.store.writable.status == 507
 

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from objectcache.link import BucketRules, Commit, Done, Refused, Remove, Reserve
+from objectcache.link import BucketRules, Commit, Done, Granted, Refused, Remove, Reserve, TakeIds
 from objectcache.room.victims import Holding, shares
 from objectcache.store import Asked, Limits
 from tests.objectcache.test_store import NOW, Cache, commit
@@ -39,6 +39,7 @@ class Model(RuleBasedStateMachine):
     def open(self) -> None:
         self.cache = Cache(Path(self.folder.name, "cache"), Limits(CAPACITY))
         self.cache.now = self.now
+        self.spare: list[int] = []
         self.set_rules()
 
     def set_rules(self) -> None:
@@ -55,7 +56,7 @@ class Model(RuleBasedStateMachine):
         for bucket, name in self.kept:
             entry = self.cache.store._kept.find(self.cache.store._kept.keys.key(bucket, name))
             if entry is not None:
-                place = self.cache.path / "data" / f"{entry.object_id & 0xFFF:03x}" / f"{entry.object_id:016x}"
+                place = self.cache.path / "data" / f"{entry.object_id >> 8 & 0xFFF:03x}" / f"{entry.object_id:016x}"
                 found[bucket, name] = place.read_bytes()
         return found
 
@@ -103,6 +104,31 @@ class Model(RuleBasedStateMachine):
         self.kept[bucket, name] = content
         (self.pinned.add if pinned else self.pinned.discard)((bucket, name))
 
+    @rule(bucket=IN, name=NAMES, size=st.integers(0, 150), absent=st.booleans())
+    def put_ahead(self, bucket: str, name: bytes, size: int, *, absent: bool) -> None:
+        evicted = sum(self.cache.store._evicting.evicted.values())
+        if not self.spare:
+            granted = self.cache.ask(TakeIds(1))
+            assert isinstance(granted, Granted)
+            self.spare += granted.ids
+        object_id = self.spare.pop()
+        self.serial += 1
+        content = (b"%d " % self.serial * (size + 1))[:size]
+        self.cache.write(object_id, content)
+        asked = commit(object_id, name, content, bucket)
+        answer = self.cache.ask(Commit(1, object_id, bucket, name, size, asked.checksum, False, absent))
+        if not isinstance(answer, Done):
+            assert isinstance(answer, Refused)
+            assert answer.status in ({403, 412, 413, 507} if absent else {403, 413, 507})
+            self.vanished(evicted)
+            return
+        before = self.kept.pop((bucket, name), None)
+        assert before is not None or not answer.replaced
+        # Room may have been made by the very object that was to be replaced.
+        self.vanished(evicted + (before is not None and not answer.replaced))
+        self.kept[bucket, name] = content
+        self.pinned.discard((bucket, name))
+
     @rule(bucket=IN, size=st.integers(0, 100))
     def reserve(self, bucket: str, size: int) -> None:
         evicted = sum(self.cache.store._evicting.evicted.values())
@@ -114,6 +140,7 @@ class Model(RuleBasedStateMachine):
     @rule()
     def end_the_worker(self) -> None:
         self.cache.store.worker_ended(1)
+        self.spare.clear()
 
     @rule(bucket=IN, name=NAMES)
     def remove(self, bucket: str, name: bytes) -> None:
@@ -196,7 +223,6 @@ class Model(RuleBasedStateMachine):
 
 
 TestStoreModel = Model.TestCase
-# Each start makes 4,096 folders.
 TestStoreModel.settings = settings(
-    max_examples=15, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=25, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
 )

@@ -74,9 +74,9 @@ def test_a_closed_cache_goes_on_as_it_was(tmp_path: Path) -> None:
 
 def test_after_a_kill_files_and_rows_that_lack_the_other_go(tmp_path: Path) -> None:
     a_cache(tmp_path, clean=False)
-    (tmp_path / "data/002/0000000000000002").unlink()
+    (tmp_path / "data/000/0000000000000002").unlink()
     (tmp_path / "data/099").mkdir()
-    (tmp_path / "data/099/0000000000000099").write_text("committed nowhere")
+    (tmp_path / "data/099/0000000000009900").write_text("committed nowhere")
     (tmp_path / "incoming/0000000000000100").write_text("half a body")
 
     folder, recovered = started(tmp_path)
@@ -90,7 +90,7 @@ def test_after_a_kill_files_and_rows_that_lack_the_other_go(tmp_path: Path) -> N
     assert files == rows == [1, 3, 4, 5]
     assert ids == [1, None, 3, 4, 5]
     assert list((tmp_path / "incoming").iterdir()) == []
-    assert next_id > 0x100
+    assert next_id > 0x9900
 
 
 def test_when_the_operating_system_ended_too_everything_is_suspect(tmp_path: Path) -> None:

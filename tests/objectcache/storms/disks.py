@@ -56,6 +56,9 @@ class SmallDisk:
         found = os.statvfs(self.path)
         return found.f_bavail * found.f_frsize
 
+    def free_inodes(self) -> int:
+        return os.statvfs(self.path).f_favail
+
     def fill(self) -> None:
         """With a foreign file, which grows to all that is free."""
         with (self.path / "foreign").open("ab") as file:

@@ -321,7 +321,7 @@ def test_a_reboot_after_a_clean_end_costs_no_verification(node: Node) -> None:
 
 def test_files_of_nobody_are_removed_after_a_kill(node: Node) -> None:
     path = file_of(node, "o0")
-    orphan = path.with_name(f"{int(path.name, 16) + 4096 * 1000:016x}")
+    orphan = path.with_name(f"{int(path.name, 16) + 1000 * 2**20:016x}")
     node.kill()
     shutil.copy(path, orphan)
     (node.data_dir / "incoming" / orphan.name).write_bytes(b"half")

@@ -126,21 +126,8 @@ def test_uploads_that_meet_the_end_of_the_disk_leave_nothing_behind(disk: SmallD
     eventually(lambda: node.metric("tasuki_cache_used_bytes") == sum(each.bytes for each in node.listed().values()))
 
 
-@pytest.mark.parametrize(
-    ("shards", "inodes"),
-    [
-        pytest.param(0, 400, id="found out by the keeper, which makes a folder"),
-        pytest.param(
-            4096,
-            4400,
-            id="found out by a worker, which makes a file",
-        ),
-    ],
-)
-def test_a_disk_without_inodes_makes_room_as_one_without_bytes_does(tmp_path: Path, shards: int, inodes: int) -> None:
-    with small_disk(tmp_path / "disk", f"size={96 * MIB},nr_inodes={inodes}") as disk:
-        for shard in range(shards):
-            Path(disk.path, "data", "data", f"{shard:03x}").mkdir(parents=True)
+def test_a_disk_without_inodes_makes_room_as_one_without_bytes_does(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", f"size={96 * MIB},nr_inodes=200") as disk:
         node = Node(tmp_path, BUCKETS, disk=disk)
         node.start()
         try:
@@ -149,6 +136,25 @@ def test_a_disk_without_inodes_makes_room_as_one_without_bytes_does(tmp_path: Pa
             eventually(lambda: node.put("last", b"y") == 201, lambda: f"{statuses}\n{node.output}", FEW_SECONDS)
 
             assert node.get("last") == b"y"
+        finally:
+            node.close()
+
+
+def test_without_an_inode_for_a_folder_an_object_is_refused_until_there_is_one(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", f"size={96 * MIB},nr_inodes=200") as disk:
+        node = Node(tmp_path, BUCKETS, disk=disk)
+        node.start()
+        try:
+            foreign = [disk.path / f"foreign-{number}" for number in range(disk.free_inodes() - 1)]
+            for each in foreign:
+                each.touch()
+            # The only one left is the file's.
+            assert node.put("first", b"x") == 507
+
+            foreign[0].unlink()
+            eventually(lambda: node.put("last", b"y") == 201, lambda: node.output, FEW_SECONDS)
+            assert node.get("last") == b"y"
+            assert node.incoming() == []
         finally:
             node.close()
 
