@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, TextIO
 
 import fsspec
@@ -17,9 +17,10 @@ from objectcache.client.address import AddressError
 from objectcache.client.errors import CacheError
 from objectcache.client.filesystem import CachedFileSystem
 from objectcache.client.keeping import KeepingError, Kept, Piece
+from objectcache.client.names import escaped, routing_key
 from objectcache.client.reading import CachedFiles, returning
 from objectcache.client.warm_options import Asked, read
-from objectcache.client.warming import Outcome, Tally, bytes_text, own_files, progress, summary
+from objectcache.client.warming import Outcome, Owners, Tally, bytes_text, own_files, progress, summary
 
 _TERMINAL_SECONDS: Final = 0.5
 _LINE_SECONDS: Final = 10.0
@@ -79,7 +80,7 @@ def _warm(asked: Asked, files: CachedFiles, path: str, stopped: "_Stopped") -> i
         return 1
     screen = _Screen(sys.stderr)
     with ThreadPoolExecutor(asked.parallel, "warm") as pool:
-        found = _look(files, paths, pool, stopped, screen)
+        found = _look(files, paths, pool, stopped, screen).part(asked.owners, files.cache.client.bucket)
         tally = found.tally
         screen.clear()
         _say(f"{tally.total_objects} objects of {len(paths)} files, {bytes_text(tally.total_bytes)}")
@@ -111,7 +112,16 @@ class _Found:
 
     work: Sequence[_Work]
     failures: Mapping[str, Exception]
-    tally: Tally
+    unkept_files: int
+
+    @property
+    def tally(self) -> Tally:
+        total_bytes = sum(each.piece.size_bytes for each in self.work)
+        return Tally(len(self.work) + len(self.failures), total_bytes, self.unkept_files)
+
+    def part(self, owners: Owners, bucket: str) -> "_Found":
+        work = owners.part(self.work, lambda each: routing_key(bucket, escaped(each.piece.name)))
+        return replace(self, work=work)
 
 
 def _look(
@@ -133,8 +143,7 @@ def _look(
         elif not isinstance(kept, FileNotFoundError):
             failures[path] = kept
         screen.show(f"{number + 1}/{len(paths)} files looked at")
-    total_bytes = sum(each.piece.size_bytes for each in work)
-    return _Found(work, failures, Tally(len(work) + len(failures), total_bytes, unkept))
+    return _Found(work, failures, unkept)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import Any, Final, get_args
 
 from objectcache.client.filesystem import BUCKET_VARIABLE, TOKEN_PATH_VARIABLE, URL_VARIABLE
 from objectcache.client.keeping import DEFAULT_BLOCK_SIZE, DEFAULT_MAX_OBJECT, Version
-from objectcache.client.warming import Shard, shard
+from objectcache.client.warming import Owners, Shard, node_names, shard
 from tasuki.kube.quantity import QuantityError, parse
 
 _MOST_PARALLEL: Final = 256
@@ -31,6 +31,7 @@ class Asked:
     options: Mapping[str, Any]
     parallel: int
     shard: Shard
+    owners: Owners
     version: Version
     max_object: int
     block_size: int
@@ -63,6 +64,11 @@ def read(argv: Sequence[str]) -> Asked:
         "--shard", metavar="i/n", type=_typed(shard), default=Shard(),
         help="only this part, so that n jobs with i from 0 share the work (0/1)",
     )  # fmt: skip
+    parser.add_argument(
+        "--nodes", metavar="NAMES", type=_typed(node_names), default=(),
+        help="whose caches serve in this zone, with commas or spaces between: all are filled at once",
+    )  # fmt: skip
+    parser.add_argument("--owner", metavar="NAME", default="", help="only objects that will lie on this one of --nodes")
     parser.add_argument("--dry-run", action="store_true", help="only look what is missing")
     parser.add_argument(
         "--version", choices=get_args(Version), default="auto", help="as the file system that will read it (auto)"
@@ -74,8 +80,12 @@ def read(argv: Sequence[str]) -> Asked:
         )  # fmt: skip
     parser.add_argument("--origin", metavar="PLACE", help="as the file system that will read it (by its options)")
     given = parser.parse_args(argv)
+    if given.owner and given.owner not in given.nodes:
+        known = ", ".join(given.nodes) or "none"
+        parser.error(f"argument --owner: {given.owner!r}: it must be one of --nodes ({known})")
     return Asked(
         given.url, given.cache, given.bucket, given.token_path, dict(given.option), given.parallel, given.shard,
+        Owners(given.nodes, given.owner),
         given.version, given.max_object, given.block_size, given.origin, given.dry_run,
     )  # fmt: skip
 

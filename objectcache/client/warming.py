@@ -2,14 +2,17 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, Literal
+from operator import itemgetter
+from typing import Final, Literal, TypeVar
 
 import xxhash
 
 from objectcache.client.errors import CacheError, RefusedError
+from tasuki.routing.maglev import Maglev
 
+T = TypeVar("T")
 Outcome = Literal["put", "there", "missing", "failed"]
 
 _MOST_SHARDS: Final = 10_000
@@ -139,3 +142,49 @@ def _duration(seconds: float) -> str:
 def own_files(urls: Iterable[tuple[str, str]], mine: Shard) -> Iterator[str]:
     """Paths, in order, of this job's among pairs of a path and its URL."""
     return (path for path, url in sorted(urls) if mine.has(url))
+
+
+@dataclass(frozen=True, slots=True)
+class Owners:
+    """On whose disks objects will lie, as far as that is known.
+
+    Attributes:
+        nodes: Whose caches serve where this runs: those of the zone, as the Envoys of it see them; empty if unknown.
+        only: The one whose objects are to be brought; empty for all.
+    """
+
+    nodes: tuple[str, ...] = ()
+    only: str = ""
+
+    def part(self, work: Sequence[T], key: Callable[[T], str]) -> list[T]:
+        """What is to be brought, so ordered that all disks are written to at once.
+
+        Args:
+            work: In any order.
+            key: What Envoy hashes of an object's requests.
+        """
+        if not self.nodes:
+            return list(work)
+        table = Maglev(self.nodes)
+        owned: Counter[int] = Counter()
+        turns: list[tuple[int, T]] = []
+        for each, owner in zip(work, table.owners([key(each) for each in work]).tolist(), strict=True):
+            if not self.only or table.keys[owner] == self.only:
+                turns.append((owned[owner], each))
+                owned[owner] += 1
+        return [each for _, each in sorted(turns, key=itemgetter(0))]
+
+
+def node_names(text: str) -> tuple[str, ...]:
+    """Names of nodes, with commas or white space between.
+
+    Raises:
+        ValueError: There is none, or one twice.
+    """
+    names = tuple(text.replace(",", " ").split())
+    repeated = next((name for name, count in Counter(names).items() if count > 1), None)
+    if not names or repeated is not None:
+        raise ValueError(
+            f"names of nodes, each once, and {repeated!r} is there twice" if repeated else "names of nodes with commas"
+        )
+    return names

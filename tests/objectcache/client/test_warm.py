@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +16,8 @@ from hypothesis import strategies as st
 from objectcache.client.errors import RefusedError, UnreachableError
 from objectcache.client.filesystem import CachedFileSystem
 from objectcache.client.warm import main
-from objectcache.client.warming import Shard, Tally, own_files, progress, shard, summary
+from objectcache.client.warming import Owners, Shard, Tally, node_names, own_files, progress, shard, summary
+from tasuki.routing.maglev import Maglev
 from tests.objectcache.caches import TOKEN, RunningCache
 from tests.objectcache.client.odd_server import Said, odd_server
 from tests.objectcache.client.origins import ListedFileSystem
@@ -188,6 +190,10 @@ def test_a_cache_that_is_down_is_given_up(folder: Path, capsys: pytest.CaptureFi
         (["--parallel", "0"], "1 to 256"),
         (["--max-object", "many"], "such as 64Mi"),
         (["--option", "anon"], "name=value"),
+        (["--nodes", "a,b,a"], "'a' is there twice"),
+        (["--nodes", " , "], "names of nodes with commas"),
+        (["--nodes", "a b", "--owner", "c"], "'c': it must be one of --nodes (a, b)"),
+        (["--owner", "c"], "one of --nodes (none)"),
     ],
 )
 def test_bad_arguments(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -241,6 +247,51 @@ def test_every_file_is_exactly_one_shards(names: set[str], count: int) -> None:
     ]
 
     assert sorted(found) == sorted(names)
+
+
+@given(st.sets(st.text("abc/", min_size=1), max_size=40), st.integers(1, 5))
+def test_every_object_is_exactly_one_owners_and_owners_take_turns(names: set[str], count: int) -> None:
+    nodes = tuple(f"node-{number}" for number in range(count))
+    table = Maglev(nodes)
+    work = sorted(names)
+
+    together = Owners(nodes).part(work, key=str)
+    parts = [Owners(nodes, node).part(work, key=str) for node in nodes]
+
+    assert sorted(together) == sorted(each for part in parts for each in part) == work
+    for node, part in zip(nodes, parts, strict=True):
+        assert {table.owner(each) for each in part} <= {node}
+        assert [each for each in together if table.owner(each) == node] == part == sorted(part)
+    # Whoever has anything left is written to once before anybody is written to again.
+    begin = 0
+    while begin < len(work):
+        turn = [len(part) for part in parts if len(part) > 0]
+        owners = [table.owner(each) for each in together[begin : begin + len(turn)]]
+        assert len({*owners}) == len(turn)
+        begin += len(turn)
+        parts = [part[1:] for part in parts]
+
+
+def test_without_nodes_the_order_stays() -> None:
+    assert Owners().part(["b", "a"], key=str) == ["b", "a"]
+
+
+def test_each_owners_job_brings_its_own(
+    cache: RunningCache, folder: Path, flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    nodes = ("node-a", "node-b", "node-c")
+    statuses = [main([str(folder), *flags, "--nodes", ",".join(nodes), "--owner", node]) for node in nodes]
+    first = capsys.readouterr().err
+    again = main([str(folder), *flags, "--nodes", " ".join(nodes), "--dry-run"])
+
+    assert (statuses, again) == ([0, 0, 0], 0)
+    assert puts(cache) == 7
+    assert sum(int(each) for each in re.findall(r"^(\d+) objects of", first, re.MULTILINE)) == 7
+    assert "7 (" in capsys.readouterr().err
+
+
+def test_names_of_nodes() -> None:
+    assert node_names("a, b\nc,d") == ("a", "b", "c", "d")
 
 
 @pytest.mark.parametrize("text", ["1/1", "-1/2", "1", "0/0", "0/99999999"])
