@@ -28,6 +28,10 @@ help: ## Say what there is to make
 sandbox: $(READY) ## Run example pods on the GPUs of a simulated DGX A100, without a cluster
 	@$(BIN)/tasuki sandbox $(ARGS)
 
+.PHONY: sandbox-cache
+sandbox-cache: $(READY) ## Show the object cache: three caches behind an Envoy, without a cluster
+	@$(BIN)/tasuki sandbox cache --envoy $(VENV)/peers/envoy/envoy/_bin/envoy $(ARGS)
+
 .PHONY: test
 test: $(READY) ## Run the tests
 	@# Much of it waits for others: three at a time take half as long on two cores.

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from deviceplugin.config.kinds import FPGA, VACCEL
+from tasuki.sandbox import cache
 from tasuki.sandbox.events import Event
 from tasuki.sandbox.expectation import (
     Configured,
@@ -49,6 +50,8 @@ _BITSTREAMS: Final = "TASUKI_BITSTREAMS"
 
 def main(argv: Sequence[str]) -> int:
     """Run the sandbox; see `tasuki sandbox --help` for the exit status."""
+    if argv[:1] == ["cache"]:
+        return cache.main(argv[1:])
     colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     settings = read(argv, Surroundings(driver_answers, colour, describes_fpgas))
     try:

@@ -120,7 +120,8 @@ def _parser() -> argparse.ArgumentParser:
         "the real device plugin, and a kubelet's device manager that keeps the real one's rules. No container is "
         "started, and no FPGA is programmed but a simulated one; you see what each container would get.",
         epilog="exit status: 0 all pods got what they asked for; 1 some did not fit or were rejected; 2 the pods, the "
-        "configuration or the machine cannot be used; 3 the device plugin failed.",
+        "configuration or the machine cannot be used; 3 the device plugin failed. `tasuki sandbox cache` shows the "
+        "object cache instead.",
     )
     parser.add_argument(
         "pods",
