@@ -27,10 +27,19 @@ log: Final = logging.getLogger(__name__)
 CONFIGURATION: Final = "configuration"
 PLAN: Final = "plan"
 
+# A kind is looked at, and the kubelet asked, within a second; a driver that hangs holds up the others for so long.
+_SETTLE_SECONDS: Final = 10.0
+
 
 @dataclass(slots=True)
 class Agent:
-    """Everything that the kinds share; touched only from the event loop."""
+    """Everything that the kinds share; touched only from the event loop.
+
+    Attributes:
+        stopping: To be called as soon as the daemon is told to stop.
+        settle_seconds: How long after a start nothing is published of which a kind is still missing: scheduler and node
+            labels would lose, for a moment, what the daemon before us had published.
+    """
 
     loops: Sequence[KindLoop[Any]]
     configs: ConfigSource
@@ -39,12 +48,14 @@ class Agent:
     metrics: Metrics
     readiness: Readiness
     stopping: Sequence[Callable[[], None]] = ()
+    settle_seconds: float = _SETTLE_SECONDS
 
     _config: Config | None = None
     _outcome: ConfigOutcome | None = None
     _misfit: ConfigOutcome | None = None
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     _told: str = ""
+    _settled: bool = False
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until told to stop; then answer what is under way, and leave."""
@@ -53,6 +64,7 @@ class Agent:
                 group.create_task(forever("configuration", self._follow_configuration, self.metrics)),
                 group.create_task(forever("refused configuration", self._retry_misfit, self.metrics)),
                 group.create_task(forever("publishing", self.publisher.run, self.metrics)),
+                group.create_task(self._settle_in_time()),
                 *(group.create_task(loop.run()) for loop in self.loops),
             ]
             await stop.wait()
@@ -61,6 +73,14 @@ class Agent:
             await self.fleet.stop()
             for task in tasks:
                 task.cancel()
+
+    async def _settle_in_time(self) -> None:
+        await asyncio.sleep(self.settle_seconds)
+        if not self._settled:
+            self._settled = True
+            # Where no kind has said anything yet, there is nothing to make do with.
+            if any(loop.offered is not None for loop in self.loops):
+                self.serve()
 
     async def _follow_configuration(self) -> None:
         async with aclosing(self.configs.outcomes()) as outcomes:
@@ -120,6 +140,7 @@ class Agent:
         offers: dict[str, Offer] = {}
         problems: list[str] = []
         wrong: list[str] = []
+        waiting: list[str] = []
         offered = {loop.kind.name: loop for loop in self.loops if loop.offered is not None}
         for name, loop in offered.items():
             kind = loop.offered
@@ -130,17 +151,21 @@ class Agent:
             self.metrics.problems.labels(name).set(len(unserved) + len(kind.problems))
             wrong += unserved
             problems += kind.problems
+            waiting += filter(None, [kind.waiting])
         self.fleet.serve(offers)
         self.metrics.offering.offers = tuple(offers[name] for name in sorted(offers))
-        self._tell(problems, wrong)
-        kinds = {name: loop.offered for name, loop in offered.items() if loop.offered is not None}
-        self.publisher.update(_facts(kinds, self._config, self._outcome, [*wrong, *problems]))
+        self._tell(problems, wrong, waiting)
+        self._settled = self._settled or (len(offered) == len(self.loops) and not waiting)
+        if self._settled:
+            kinds = {name: loop.offered for name, loop in offered.items() if loop.offered is not None}
+            self.publisher.update(_facts(kinds, self._config, self._outcome, [*wrong, *problems]))
         self._changed.set()
 
-    def _tell(self, problems: Sequence[str], wrong: Sequence[str]) -> None:
-        """Say once what is left out. What is wrong keeps us from being ready; a mere problem does not.
+    def _tell(self, problems: Sequence[str], wrong: Sequence[str], waiting: Sequence[str]) -> None:
+        """Say once what is left out. What is wrong or waited for keeps us from being ready; a mere problem does not.
 
-        A GPU that is left out on purpose, for instance, must not hold up the rollout of a daemon.
+        A GPU that is left out on purpose, for instance, must not hold up the rollout of a daemon. What is waited for at
+        every start is no news; a kind that waits in vain makes a problem of it.
         """
         text = "; ".join([*wrong, *problems])
         if text and text != self._told:
@@ -148,8 +173,8 @@ class Agent:
             self.publisher.record(Occurrence("Warning", "DevicesLeftOut", text))
         self._told = text
         self.readiness.note("left out", "; ".join(problems))
-        if wrong:
-            self.readiness.unmet(PLAN, "; ".join(wrong))
+        if wrong or waiting:
+            self.readiness.unmet(PLAN, "; ".join([*wrong, *waiting]))
         else:
             self.readiness.met(PLAN)
 
@@ -163,7 +188,7 @@ def _facts(kinds: Mapping[str, Offered], config: Config, outcome: ConfigOutcome,
         origin=outcome.origin,
         digest=outcome.digest,
         problems=tuple(problems),
-        trouble="; ".join(kind.trouble for kind in kinds.values() if kind.trouble),
+        trouble="; ".join(text for kind in kinds.values() for text in (kind.trouble, kind.waiting) if text),
         trouble_reason="DevicesUnavailable",
         others=tuple(
             KindFacts(kind.devices, kind.resources, kind.loaded, kind.labels)

@@ -167,7 +167,8 @@ class FpgaKind:
             policy=lambda resource: self._policy(planned, resource),
             start=partial(self._start, planned),
             problems=(*problems, *made.problems) if judged else made.problems,
-            trouble=trouble or self._waiting(made),
+            trouble=trouble,
+            waiting=self._waiting(made),
             loaded=made.loaded,
         )
 

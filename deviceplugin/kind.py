@@ -30,6 +30,7 @@ class Offered:
         misfits: Where the configuration speaks of devices that are not there; a new configuration with misfits is
             refused.
         trouble: Why none of the devices can be handed out at present; empty if they can.
+        waiting: What must be known before any can be handed out, as usual for a moment after a start; empty if it is.
         loaded: By device id.
         labels: For the node, besides those of GPUs.
         machine: The GPUs' machine, with their health as judged; empty for another kind.
@@ -43,6 +44,7 @@ class Offered:
     problems: tuple[str, ...] = ()
     misfits: tuple[str, ...] = ()
     trouble: str = ""
+    waiting: str = ""
     loaded: Mapping[str, Loaded] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
     machine: Machine = field(default_factory=Machine)

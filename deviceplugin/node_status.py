@@ -10,7 +10,7 @@ from typing import Final
 from deviceplugin.config.model import Config, SharingStrategy
 from deviceplugin.machine import Gpu, Machine
 from deviceplugin.resources import Plan, Resource
-from tasuki.devices.model import Device, DeviceKind, index_order
+from tasuki.devices.model import Device, DeviceKind, device_id_of, index_order
 from tasuki.devices.topology import Link, Topology, best_link
 from tasuki.kube.accelerator_node import (
     HOLDERS_KNOWN,
@@ -252,7 +252,10 @@ def _resources(facts: NodeFacts, holders: Sequence[Holder]) -> tuple[ResourceSta
     left = [
         Resource(name, ())
         for name in sorted(by_resource.keys() - offered.keys())
-        if any(slice_id in ours for holder in by_resource[name] for slice_id in holder.slice_ids)
+        # What is held was cut as an earlier configuration said, so its id may be no slice's any more.
+        if any(
+            not ours.isdisjoint((id_, device_id_of(id_))) for holder in by_resource[name] for id_ in holder.slice_ids
+        )
     ]
     everything = (*facts.resources, *left)
     return tuple(_resource(resource, by_resource.get(resource.name, []), room) for resource in everything)

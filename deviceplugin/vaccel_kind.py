@@ -114,6 +114,7 @@ class VaccelKind:
             policy=lambda _resource: policy,
             misfits=misfits(wanted),
             trouble=trouble,
+            waiting="no vAccel agent has been asked yet whether it answers" if wanted and not found.agents else "",
             labels=labels(agents),
         )
 

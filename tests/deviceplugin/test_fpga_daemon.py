@@ -4,6 +4,8 @@ import asyncio
 import os
 import signal
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -67,12 +69,12 @@ def allocatable(wanted: Mapping[str, int]) -> Callable[[Mapping[str, ResourceVie
     )
 
 
-async def start(folder: Path, kubelet: Kubelet) -> asyncio.subprocess.Process:
+async def start(folder: Path, kubelet: Kubelet, metrics_address: str = "") -> asyncio.subprocess.Process:
     with (folder / "log").open("ab") as log:
         return await asyncio.create_subprocess_exec(
             sys.executable,
             *("-m", "tasuki.cli", "deviceplugin", "--kinds", "fpga,vaccel", "--simulate-fpga", "intel-dfl"),
-            *("--kubelet-socket", str(kubelet.socket), "--kube-api", "off", "--metrics-address", ""),
+            *("--kubelet-socket", str(kubelet.socket), "--kube-api", "off", "--metrics-address", metrics_address),
             *("--pod-resources-socket", str(folder / "pods" / "kubelet.sock")),
             *("--config-file", str(folder / "config.yaml"), "--bitstreams", str(folder / "images")),
             stderr=log,
@@ -80,12 +82,17 @@ async def start(folder: Path, kubelet: Kubelet) -> asyncio.subprocess.Process:
         )
 
 
-@asynccontextmanager
-async def node(folder: Path, config: str = "") -> AsyncIterator[Node]:
-    (folder / "config.yaml").write_text(config or catalogue())
+def furnish(folder: Path, config: str) -> None:
+    """A configuration, and the images of the two functions."""
+    (folder / "config.yaml").write_text(config)
     (folder / "images").mkdir()
     for image, afu in (("resize.gbs", RESIZE), ("sharpen.gbs", SHARPEN)):
         (folder / "images" / image).write_bytes(a_gbs(INTERFACE, afu))
+
+
+@asynccontextmanager
+async def node(folder: Path, config: str = "") -> AsyncIterator[Node]:
+    furnish(folder, config or catalogue())
     async with Kubelet(folder / "dp") as kubelet, PodResourcesServer(folder / "pods", kubelet):
         running = Node(folder, kubelet, await start(folder, kubelet))
         try:
@@ -178,6 +185,33 @@ async def test_a_catalogue_that_is_edited_takes_effect(folder: Path) -> None:
         new.replace(folder / "config.yaml")
 
         await it.offers({"fpga.tasuki.dev/blur": 4, SHARPEN_RESOURCE: 0})
+
+
+async def test_before_the_kubelet_has_said_who_holds_what_it_is_not_ready_and_nobody_is_alarmed(folder: Path) -> None:
+    furnish(folder, catalogue())
+    log = folder / "log"
+    async with Kubelet(folder / "dp") as kubelet:
+        process = await start(folder, kubelet, "127.0.0.1:0")
+        try:
+            async with asyncio.timeout(SECONDS):
+                while "port=" not in log.read_text():
+                    await asyncio.sleep(0.05)
+                page = f"http://127.0.0.1:{log.read_text().split('port=')[1].split()[0]}/readyz"
+                while "has not said yet who holds which region" not in await asyncio.to_thread(text_of, page):
+                    await asyncio.sleep(0.05)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            await asyncio.wait_for(process.wait(), SECONDS)
+
+    assert "not all devices are offered" not in log.read_text()
+
+
+def text_of(page: str) -> str:
+    try:
+        with urllib.request.urlopen(page, timeout=5) as answer:
+            return str(answer.read().decode())
+    except urllib.error.HTTPError as error:
+        return error.read().decode()
 
 
 async def test_vaccel_sessions_come_and_go_with_their_agent(folder: Path) -> None:

@@ -134,6 +134,15 @@ def test_a_resource_that_is_no_longer_offered_stays_while_somebody_holds_it() ->
     ]
 
 
+@pytest.mark.parametrize("replicas", [pytest.param(0, id="whole by now"), pytest.param(2, id="in fewer parts by now")])
+def test_shares_of_a_resource_that_is_no_longer_offered_stay_while_somebody_holds_them(replicas: int) -> None:
+    held = holder("GPU-0::3", resource="nvidia.com/gpu.shared")
+
+    resources = status(facts(a_machine(count=1), replicas=replicas), held).resources
+
+    assert [(r.name, len(r.holders)) for r in resources] == [("nvidia.com/gpu", 0), ("nvidia.com/gpu.shared", 1)]
+
+
 def test_devices_of_other_plugins_are_not_ours_to_publish() -> None:
     resources = status(facts(a_machine(count=1)), holder("nic-7", resource="example.com/nic")).resources
 

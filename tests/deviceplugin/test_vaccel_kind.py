@@ -89,6 +89,7 @@ def test_without_agents_nothing_is_offered_or_asked(driven: Driven) -> None:
     offered = driven.offered(configured())
 
     assert (offered.resources, offered.devices, offered.labels, driven.rescans) == ((), (), {}, 0)
+    assert offered.waiting == ""
 
 
 def test_agents_that_nobody_has_asked_yet_are_not_offered(driven: Driven, folder: Path) -> None:
@@ -97,6 +98,7 @@ def test_agents_that_nobody_has_asked_yet_are_not_offered(driven: Driven, folder
     offered = driven.kind.plan(driven.kind.scan(), HealthBook(), config, "")
 
     assert (offered.resources, offered.devices) == ((), ())
+    assert offered.waiting == "no vAccel agent has been asked yet whether it answers"
     assert driven.rescans == 1
 
 
