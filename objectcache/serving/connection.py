@@ -11,6 +11,7 @@ from typing import Final, Protocol
 from objectcache.counters import BROKEN, SENT_BYTES, TIMED_OUT, bucket_at
 from objectcache.link import Identity
 from objectcache.serving.fair_queue import LEAST_BYTES
+from objectcache.serving.open_file import OpenFile
 from objectcache.serving.worker import Worker, is_damage
 from objectcache.wire.head import Head, start_of_head
 
@@ -24,10 +25,8 @@ _KNOWN_SECONDS: Final = 1.0
 _MOST_LINGER_BYTES: Final = 16 * 2**20
 # A file is sent in pieces of this size at most: so long does one client hold up the others.
 _WINDOW_BYTES: Final = 2 * 2**20
-# What the system reads ahead at least: of so little, the end is at hand only if the beginning is.
-_READ_AHEAD_BYTES: Final = 128 * 2**10
 # Up to here, copying the content is cheaper than the calls that it saves.
-_SMALL_BYTES: Final = 32 * 2**10
+SMALL_BYTES: Final = 32 * 2**10
 # Of which one cannot say yet that a head has begun: empty lines before it are passed over.
 _NOTHING: Final = frozenset({b"", b"\r"})
 
@@ -42,6 +41,16 @@ class State(Enum):
     SENDING = auto()  # waits until the client takes more
     LINGERING = auto()  # has answered for the last time, and passes over what still comes
     CLOSED = auto()
+
+
+# CPython 3.11 looks members of an Enum up the slow way: 50 ns each, several times a request.
+_IDLE: Final = State.IDLE
+_READING: Final = State.READING
+_RECEIVING: Final = State.RECEIVING
+_BUSY: Final = State.BUSY
+_SENDING: Final = State.SENDING
+_LINGERING: Final = State.LINGERING
+_CLOSED: Final = State.CLOSED
 
 
 class Upload(Protocol):
@@ -72,7 +81,7 @@ class Connection:
 
     __slots__ = (
         "_blocked_at", "_blocked_seconds", "_file", "_handler", "_keep_alive", "_left", "_lingered", "_object_bytes",
-        "_offset", "_output", "_sent", "_status", "_warmed", "begun", "bucket", "deadline", "fd", "head", "identity",
+        "_offset", "_output", "_sent", "_status", "begun", "bucket", "deadline", "fd", "head", "identity",
         "idle_since", "interest", "known_until", "lines", "received", "sock", "state", "subject", "token", "upload",
         "verb", "worker",
     )  # fmt: skip
@@ -83,7 +92,7 @@ class Connection:
         self.worker: Final = worker
         self._handler: Final = handler
         self.interest = EPOLLIN
-        self.state = State.IDLE
+        self.state = _IDLE
         self.deadline = worker.now + worker.times.head_seconds
         self.idle_since = worker.now
         self.received = b""
@@ -99,11 +108,10 @@ class Connection:
         self.upload: Upload | None = None
         self._status = 0
         self._keep_alive = True
-        self._output = b""
-        self._file = -1
+        self._output: bytes | memoryview = b""
+        self._file: OpenFile | None = None
         self._offset = 0
         self._left = 0
-        self._warmed = 0
         self._object_bytes = 0
         self._sent = 0
         self._blocked_at = 0.0
@@ -115,7 +123,7 @@ class Connection:
     def readable(self) -> None:
         """Something has come, or the client has ended."""
         state = self.state
-        if state is State.IDLE or state is State.READING:
+        if state is _IDLE or state is _READING:
             try:
                 received = self.sock.recv(_RECEIVE_BYTES)
             except BlockingIOError:
@@ -124,15 +132,15 @@ class Connection:
                 self.break_off()
                 return
             if not received:
-                if state is State.READING:
+                if state is _READING:
                     self.break_off()
                 else:
                     self.close()
                 return
             self._read(self.received + received if self.received else received)
-        elif state is State.RECEIVING and self.upload is not None:
+        elif state is _RECEIVING and self.upload is not None:
             self.upload.receive()
-        elif state is State.LINGERING:
+        elif state is _LINGERING:
             self._pass_over()
         else:
             # It sends the next request already: later.
@@ -140,25 +148,25 @@ class Connection:
 
     def writable(self) -> None:
         """The client takes more."""
-        if self.state is State.SENDING:
+        if self.state is _SENDING:
             self._blocked_seconds += self.worker.now - self._blocked_at
             self._wait_for_turn()
-        elif self.state is State.BUSY:
+        elif self.state is _BUSY:
             self._watch(0)
 
     def late(self) -> None:
         """Its deadline is over."""
-        if self.state in (State.READING, State.RECEIVING, State.SENDING):
+        if self.state in (_READING, _RECEIVING, _SENDING):
             self.worker.row.at[TIMED_OUT] += 1
         self.close()
 
     @property
     def is_closed(self) -> bool:
-        return self.state is State.CLOSED
+        return self.state is _CLOSED
 
     @property
     def is_receiving(self) -> bool:
-        return self.state is State.RECEIVING
+        return self.state is _RECEIVING
 
     # What a request tells.
 
@@ -171,30 +179,30 @@ class Connection:
 
     def wait(self) -> None:
         """Another has to answer first, which is not the client's fault: the keeper, a thread, or other clients."""
-        self.state = State.BUSY
+        self.state = _BUSY
         self.deadline = self.worker.now + self.worker.times.idle_seconds
 
     def take_body(self) -> None:
         """What comes next is the upload's."""
-        self.state = State.RECEIVING
+        self.state = _RECEIVING
         self._watch(EPOLLIN)
 
-    def send(self, status: int, answer: bytes, *, keep_alive: bool) -> None:
-        """Answer with bytes, and take the next request."""
+    def send(self, status: int, answer: bytes, *, keep_alive: bool, object_bytes: int = 0) -> None:
+        """Answer with bytes, so many of which are an object's, and take the next request."""
         self._status = status
         self._keep_alive = keep_alive and not self.worker.knowledge.draining
         self._output = answer
-        self._left = self._object_bytes = 0
+        self._left = 0
+        self._object_bytes = object_bytes
         self._begin_sending()
 
-    def send_file(self, status: int, head: bytes, part: tuple[int, int, int], *, keep_alive: bool) -> None:
-        """Answer with a head and a part of a file: its descriptor, which is closed in the end, offset and size."""
+    def send_file(self, status: int, head: bytes, part: tuple[OpenFile, int, int], *, keep_alive: bool) -> None:
+        """Answer with a head and a part of a file, which is let go in the end: the file, offset and size."""
         self._status = status
         self._keep_alive = keep_alive and not self.worker.knowledge.draining
         self._output = head
         self._file, self._offset, self._left = part
         self._object_bytes = self._left
-        self._warmed = self._offset
         self._begin_sending()
 
     def interim(self, answer: bytes) -> None:
@@ -214,9 +222,9 @@ class Connection:
         self.close()
 
     def close(self) -> None:
-        if self.state is State.CLOSED:
+        if self.state is _CLOSED:
             return
-        self.state = State.CLOSED
+        self.state = _CLOSED
         if self.upload is not None:
             self.upload.cancel()
             self.upload = None
@@ -226,29 +234,28 @@ class Connection:
 
     def resume(self) -> None:
         """Go on with what was received behind the last request."""
-        if self.state is State.IDLE:
+        if self.state is _IDLE:
             self._read(self.received)
 
     # Sending.
 
     def step(self, most_bytes: int) -> int:
         """Send some more, as the fair queue asks for; see `FairQueue.round`."""
-        if self.state is not State.BUSY:
+        if self.state is not _BUSY:
             return 0
         sent = 0
         try:
             if self._output:
-                if 0 < self._left <= _SMALL_BYTES and (sent := self._send_small()):
+                if 0 < self._left <= SMALL_BYTES and self._file is not None and (sent := self._send_small(self._file)):
                     return sent
                 sent = self.sock.send(self._output, socket.MSG_MORE if self._left else 0)
                 self._sent += sent
-                self._output = self._output[sent:] if sent < len(self._output) else b""
-                if self._output:
+                if sent < len(self._output):
+                    self._output = memoryview(self._output)[sent:]
                     return self._blocked(sent)
-            if not self._left:
-                self._finish()
-                return sent
-            return self._step_file(sent, most_bytes)
+                self._output = b""
+            if self._file is not None:
+                return self._step_file(self._file, sent, most_bytes)
         except BlockingIOError:
             return self._blocked(sent)
         except OSError as error:
@@ -256,21 +263,24 @@ class Connection:
                 self.worker.damaged(*self.subject, f"its file cannot be read: {error.strerror}")
             self.break_off()
             return sent
+        self._finish()
+        return sent
 
-    def _send_small(self) -> int:
+    def _send_small(self, file: OpenFile) -> int:
         """Send head and content with one call; 0 if the content is not at hand, so that nothing was sent."""
         content = self.worker.buffer[: self._left]
         try:
-            if os.preadv(self._file, [content], self._offset, os.RWF_NOWAIT) < self._left:
+            if os.preadv(file.fd, [content], self._offset, os.RWF_NOWAIT) < self._left:
                 return 0
         except OSError:
             return 0
-        head, self._output = self._output, b""
+        head = self._output
         sent = self.sock.sendmsg((head, content))
         self._sent += sent
         if sent < len(head):
-            self._output = head[sent:]
+            self._output = memoryview(head)[sent:]
             return self._blocked(sent)
+        self._output = b""
         self._offset += sent - len(head)
         self._left -= sent - len(head)
         if self._left:
@@ -278,16 +288,16 @@ class Connection:
         self._finish()
         return sent
 
-    def _step_file(self, sent: int, most_bytes: int) -> int:
+    def _step_file(self, file: OpenFile, sent: int, most_bytes: int) -> int:
         offset = self._offset
-        if offset >= self._warmed:
+        if offset >= file.warmed:
             end = offset + min(self._left, _WINDOW_BYTES)
-            if not _is_warm(self._file, offset, end):
-                self._warm(end)
+            if not file.is_warm(offset, end):
+                self._warm(file, end)
                 return sent
-            self._warmed = end
-        window = min(most_bytes, self._warmed - offset)
-        moved = os.sendfile(self.fd, self._file, offset, window)
+            file.warmed = end
+        window = min(most_bytes, self._left, file.warmed - offset)
+        moved = os.sendfile(self.fd, file.fd, offset, window)
         if moved == 0:
             self.worker.damaged(*self.subject, "its file is shorter than it should be")
             self.break_off()
@@ -303,33 +313,28 @@ class Connection:
             return self._blocked(sent)
         return -1 - sent
 
-    def _warm(self, end: int) -> None:
+    def _warm(self, file: OpenFile, end: int) -> None:
         """Have what comes next read from the disk, without holding up the others."""
-        file = self._file
+        # The connection may be closed meanwhile, and the descriptor's number be another file's.
+        file.hold()
 
         def warmed(error: OSError | None) -> None:
-            if self.state is not State.BUSY or self._file != file:
+            file.let_go()
+            if self.state is not _BUSY or self._file is not file:
                 return
             if error is not None:
                 if is_damage(error):
                     self.worker.damaged(*self.subject, f"its file cannot be read: {error.strerror}")
                 self.break_off()
                 return
-            self._warmed = end
+            file.warmed = end
             self.worker.queue.push(self.bucket, self)
 
-        # Its own descriptor: the connection may be closed meanwhile, and the number be another file's.
-        own = os.dup(file)
-
-        def done(error: OSError | None) -> None:
-            os.close(own)
-            warmed(error)
-
-        self.worker.warm(own, self._offset, end - self._offset, partial(self.worker.guard, self, done))
+        self.worker.warm(file.fd, self._offset, end - self._offset, partial(self.worker.guard, self, warmed))
 
     def _blocked(self, sent: int) -> int:
         """The client has to take some first."""
-        self.state = State.SENDING
+        self.state = _SENDING
         times, now = self.worker.times, self.worker.now
         self._blocked_at = now
         left = times.patience_seconds + self._sent / times.least_bytes_per_second - self._blocked_seconds
@@ -344,7 +349,7 @@ class Connection:
         if worker.at_once <= 0 or worker.queue:
             self._wait_for_turn()
             return
-        self.state = State.BUSY
+        self.state = _BUSY
         sent = self.step(worker.at_once)
         if sent < 0:
             sent = -1 - sent
@@ -362,7 +367,7 @@ class Connection:
         if self._object_bytes:
             row.at[bucket_at(self.bucket) + SENT_BYTES] += self._object_bytes
         if self._keep_alive:
-            self.state = State.IDLE
+            self.state = _IDLE
             self.idle_since = self.worker.now
             self.deadline = self.idle_since + self.worker.times.idle_seconds
             if self.interest != EPOLLIN:
@@ -373,15 +378,15 @@ class Connection:
         self._linger()
 
     def _close_file(self) -> None:
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
+        if self._file is not None:
+            self._file.let_go()
+            self._file = None
 
     # The end.
 
     def _linger(self) -> None:
         """Closing now would reset the connection if something still comes, and the answer with it (RFC 9112, 9.6)."""
-        self.state = State.LINGERING
+        self.state = _LINGERING
         self._lingered = 0
         self.deadline = self.worker.now + self.worker.times.linger_seconds
         try:
@@ -420,8 +425,8 @@ class Connection:
         if len(received) >= MOST_HEAD_BYTES:
             self.begun = monotonic()
             self._handler.too_large(self)
-        elif self.state is State.IDLE and received not in _NOTHING:
-            self.state = State.READING
+        elif self.state is _IDLE and received not in _NOTHING:
+            self.state = _READING
             self.deadline = self.worker.now + self.worker.times.head_seconds
 
     def _watch(self, interest: int) -> None:
@@ -442,18 +447,5 @@ class Handler(Protocol):
     def too_large(self, connection: Connection) -> None:
         """Refuse a head that does not end."""
 
-
-def _is_warm(file: int, begin: int, end: int) -> bool:
-    """Whether both ends of a part are in the page cache; where nobody can tell, it counts as such."""
-    try:
-        os.preadv(file, _PROBE, end - 1, os.RWF_NOWAIT)
-        if end - begin > _READ_AHEAD_BYTES:
-            os.preadv(file, _PROBE, begin, os.RWF_NOWAIT)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
-    return True
-
-
-_PROBE: Final = (bytearray(1),)
+    def end_turn(self) -> None:
+        """Another second is over."""

@@ -8,6 +8,7 @@ from contextlib import suppress
 from heapq import nsmallest
 from math import inf
 from operator import itemgetter
+from select import EPOLLIN, EPOLLOUT
 from typing import Final
 
 from objectcache.counters import ACCEPTED, OPEN, TURNED_AWAY
@@ -65,12 +66,12 @@ class Loop:
         self._own[keeper] = worker.keeper.receive
         self._own[worker.threads.fd] = worker.threads.finish
         for fd in self._own:
-            self._epoll.register(fd, select.EPOLLIN)
+            self._epoll.register(fd, EPOLLIN)
         # Only now: whoever came before would have been told that there is nothing.
         self._listener.listen(_BACKLOG)
         self._accept_again()
         next_tick = worker.now + _TICK_SECONDS
-        keeper_interest = select.EPOLLIN
+        keeper_interest = EPOLLIN
         # What was said before there was a loop, such as that the index is here.
         worker.keeper.flush()
         while not self._is_over():
@@ -84,7 +85,7 @@ class Loop:
             if worker.queue:
                 self._send()
             worker.keeper.flush()
-            wanted = select.EPOLLIN | (select.EPOLLOUT if worker.keeper.wants_to_write else 0)
+            wanted = EPOLLIN | (EPOLLOUT if worker.keeper.wants_to_write else 0)
             if wanted != keeper_interest:
                 keeper_interest = wanted
                 self._epoll.modify(keeper, wanted)
@@ -103,10 +104,11 @@ class Loop:
 
     def _tell_all(self, events: list[tuple[int, int]]) -> None:
         accept = False
+        find, guard = self._connections.get, self._worker.guard
         for fd, mask in events:
-            connection = self._connections.get(fd)
+            connection = find(fd)
             if connection is not None:
-                self._worker.guard(connection, _tell, connection, mask)
+                guard(connection, _called_for(connection, mask))
             elif fd in self._own:
                 self._own[fd]()
             else:
@@ -170,13 +172,13 @@ class Loop:
             sock.setblocking(False)
             connection = Connection(sock, worker, self._handler)
             self._connections[connection.fd] = connection
-            self._epoll.register(connection.fd, select.EPOLLIN)
+            self._epoll.register(connection.fd, EPOLLIN)
             worker.row.at[OPEN] += 1
 
     def _accept_again(self) -> None:
         if not self._accepting:
             self._accepting = True
-            self._epoll.register(self._listener.fileno(), select.EPOLLIN)
+            self._epoll.register(self._listener.fileno(), EPOLLIN)
 
     def _accept_no_more(self) -> None:
         if self._accepting:
@@ -210,14 +212,12 @@ class Loop:
         now = self._worker.now
         for connection in [each for each in self._connections.values() if each.deadline < now]:
             connection.late()
+        self._handler.end_turn()
         if now < self._accepts_until:
             self._accept_again()
 
 
-def _tell(connection: Connection, mask: int) -> None:
-    if mask & select.EPOLLIN:
-        connection.readable()
-    elif mask & select.EPOLLOUT:
-        connection.writable()
-    elif mask & (select.EPOLLHUP | select.EPOLLERR):
-        connection.break_off()
+def _called_for(connection: Connection, mask: int) -> Callable[[], None]:
+    if mask & EPOLLIN:
+        return connection.readable
+    return connection.writable if mask & EPOLLOUT else connection.break_off

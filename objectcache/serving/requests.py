@@ -13,6 +13,7 @@ from objectcache.counters import HITS, MISSES, REMOVALS, VERBS, bucket_at
 from objectcache.link import Done, Identity, List, Listed, Refused, Remove, Sum, Summed
 from objectcache.serving.connection import Connection
 from objectcache.serving.keeper_link import Answer
+from objectcache.serving.open_file import OpenFile
 from objectcache.serving.putting import begin_upload
 from objectcache.serving.repeats import Repeats
 from objectcache.serving.worker import Worker, is_damage
@@ -41,10 +42,7 @@ class Requests:
     def __init__(self, worker: Worker) -> None:
         self._worker: Final = worker
         self._repeats: Final = Repeats(worker)
-
-    def again(self, connection: Connection, received: bytes) -> bool:
-        """Answer a request that is like one before; False if it is none."""
-        return self._repeats.answer(connection, received)
+        self.again: Final = self._repeats.answer
 
     def handle(self, connection: Connection, raw: bytes) -> None:
         """Answer a request, now or when others have answered."""
@@ -62,6 +60,9 @@ class Requests:
         connection.verb = _OTHER
         connection.bucket = 0
         self.refuse(connection, 431, "the request's head is too large; send fewer or shorter headers")
+
+    def end_turn(self) -> None:
+        self._repeats.end_turn()
 
     def refuse(self, connection: Connection, status: int, text: str) -> None:
         """Answer for the last time: what follows on the connection cannot be told from a body any more."""
@@ -221,9 +222,9 @@ class Requests:
             connection.send(status, answer, keep_alive=keep_alive)
             return
         if status == 200:
-            self._repeats.note(connection, head, target)
+            self._repeats.note(connection, head)
         connection.subject = (entry.object_id, target.bucket, target.name)
-        connection.send_file(status, answer, (file, offset, length), keep_alive=keep_alive)
+        connection.send_file(status, answer, (OpenFile(file), offset, length), keep_alive=keep_alive)
 
     # PUT and DELETE.
 

@@ -111,6 +111,11 @@ class Columns:
         return len(self.high)
 
 
+def fields_of(record: bytes) -> tuple[int, int, int, bytes, int, int]:
+    """What a slot says: an Entry's fields in its order, which are cheaper than an Entry where all are taken at once."""
+    return _ENTRY.unpack(record)
+
+
 def slots_for(objects: int) -> int:
     """How many slots to begin with for so many objects."""
     return max(int(objects / _FILLED), _LEAST_SLOTS)
@@ -144,6 +149,16 @@ class IndexReader:
 
     def find(self, key: Key) -> Entry | None:
         """The object of a key, as it was at some moment since the call began."""
+        record = self.record(key)
+        return None if record is None else tuple.__new__(Entry, _ENTRY.unpack(record))
+
+    def shows(self, slot: int, record: bytes) -> bool:
+        """Whether a slot is still as `record` told: what it says of its key is true then, also in another index."""
+        begin = (slot << 6) + mmap.PAGESIZE
+        return self._table[begin : begin + 64] == record
+
+    def record(self, key: Key) -> bytes | None:
+        """The slot of a key, whole, as it was at some moment since the call began; `fields_of` reads it."""
         table = self._table
         begin = (key[1] % self._slots << 6) + mmap.PAGESIZE
         reads = 0
@@ -152,7 +167,7 @@ class IndexReader:
             found = _KEY.unpack_from(raw)
             if found == key:
                 if zlib.crc32(raw) == _WHOLE:
-                    return tuple.__new__(Entry, _ENTRY.unpack(raw))
+                    return raw
                 reads += 1
                 if reads > _EAGER_READS:
                     if reads > _MOST_READS:

@@ -1,8 +1,13 @@
 """Requests that are like one before on their connection are answered as if each were the first."""
 
+from pathlib import Path
+
 import pytest
 
+from objectcache.serving.at_hand import OFTEN
+from objectcache.serving.connection import SMALL_BYTES
 from tests.objectcache.caches import RunningCache
+from tests.objectcache.service.nodes import node, until
 from tests.objectcache.wires import Wire
 
 # `other` may read bucket public, and not bk.
@@ -108,3 +113,17 @@ def test_a_reader_that_lags_gets_small_objects_whole(shared_cache: RunningCache)
         found = [wire.answer() for _ in range(600)]
 
     assert all((status, each) == (200, body) for status, _, each in found)
+
+
+def test_the_file_of_what_was_asked_for_often_is_closed_soon(tmp_path: Path) -> None:
+    target, body = "/v1/objects/bk/often", bytes(SMALL_BYTES + 1)
+    with node(tmp_path) as cache:
+        cache.request("PUT", target, body)
+        until(lambda: cache.count("open_connections") == 0)
+        before = cache.descriptors()
+        with Wire(cache.direct_port) as wire:
+            for _ in range(2 * OFTEN):
+                assert ask(wire, target) == (200, body)
+
+        until(lambda: cache.count("open_connections") == 0)
+        until(lambda: cache.descriptors() <= before)

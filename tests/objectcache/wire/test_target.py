@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from objectcache.wire.head import HttpError
+from objectcache.wire.head import HttpError, parse_head
 from objectcache.wire.target import (
     MOST_NAME_BYTES,
     BucketsTarget,
@@ -12,6 +12,7 @@ from objectcache.wire.target import (
     ObjectTarget,
     SummaryTarget,
     Target,
+    object_of,
     read_target,
 )
 
@@ -107,3 +108,43 @@ def test_a_name_is_what_was_sent(name: bytes) -> None:
 def test_arbitrary_bytes_are_a_target_or_an_http_error(target: bytes) -> None:
     with suppress(HttpError):
         read_target(target)
+
+
+def step_by_step(line: bytes) -> Target | None:
+    try:
+        return read_target(parse_head(line + b"\r\nHost: x\r\n\r\n").target)
+    except HttpError:
+        return None
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [b"GET", b" ", b"/v1/objects/", b"bk", b"-", b".", b"/", b"o", b"%2F", b"?", b"\xff", b"\x00", b"\t", b"\n",
+             b"HTTP/1.1", b"HTTP/1.0", b" HTTP/1.1", b"GET /v1/objects/bk/", b"http://x"]
+        ), max_size=8,
+    ).map(b"".join)
+)  # fmt: skip
+def test_a_line_read_at_once_means_what_it_means_step_by_step(line: bytes) -> None:
+    found = object_of(line)
+
+    assert found is None or found == step_by_step(line)
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        pytest.param(b"GET /v1/objects/bk/file://a?b#%zz\xff HTTP/1.1", True, id="an object"),
+        pytest.param(b"GET /v1/objects/bk/" + b"n" * MOST_NAME_BYTES + b" HTTP/1.1", True, id="the longest name"),
+        pytest.param(b"GET /v1/objects/bk/" + b"n" * (MOST_NAME_BYTES + 1) + b" HTTP/1.1", False, id="a longer one"),
+        pytest.param(b"GET /v1/objects/bk/ HTTP/1.1", False, id="no name"),
+        pytest.param(b"GET /v1/objects/-k/o HTTP/1.1", False, id="no bucket"),
+        pytest.param(b"GET /v1/objects/bk/o HTTP/1.0", False, id="another version"),
+        pytest.param(b"HEAD /v1/objects/bk/o HTTP/1.1", False, id="another method"),
+        pytest.param(b"GET /v1/objects/bk/o\x00 HTTP/1.1", False, id="a control character"),
+        pytest.param(b"GET /v1/objects/bk/o\nX HTTP/1.1", False, id="another line"),
+        pytest.param(b"GET /v1/objects/bk/o HTTP/1.1\n", False, id="an end of line"),
+    ],
+)
+def test_lines_that_are_read_at_once(line: bytes, found: bool) -> None:
+    assert (object_of(line) is not None) is found
