@@ -9,6 +9,7 @@ from typing import Final, TypeVar
 
 from schedext.accounts import NOTHING, Account, Stake
 from schedext.demand import ChainName, Edge
+from schedext.heartbeats import Heartbeats
 from schedext.layouts import Accelerators, Layouts, Looks
 from schedext.ledger import has_more_room
 from schedext.look import EMPTY_LAYOUT, Look, Occupancy
@@ -52,8 +53,8 @@ class World:
         """Begin with nothing.
 
         Args:
-            monotonic: For reservations.
-            now: For plans.
+            monotonic: For reservations, and for how long a cache has said nothing.
+            now: For plans, and for how old a cache's first report is.
             room_freed: Told a node's name when a pod may fit there that did not before.
         """
         self.nodes: Final[dict[str, Node]] = {}
@@ -81,7 +82,7 @@ class World:
         self._planned: Final[dict[str, TrackedPod]] = {}
         self._moment = 0
         self._stale: Final[set[str]] = set()
-        self._caches: Final[set[str]] = set()
+        self._heartbeats: Final = Heartbeats(monotonic, now)
         self._seen: Final[set[str]] = set()
 
     @property
@@ -149,7 +150,7 @@ class World:
         self._refresh()
 
     def tick(self) -> None:
-        """Let end what ends by itself: promises and plans."""
+        """Let end what ends by itself: promises, plans, and what caches said that say nothing any more."""
         self._moment += 1
         monotonic, now = self._monotonic(), self._now()
         for uid in [uid for uid, each in self.reservations.items() if each.expires_at <= monotonic]:
@@ -157,6 +158,8 @@ class World:
             self._settle(uid)
         ended = [uid for uid, pod in self._planned.items() if not _is_planned(pod, now)]
         planned = {self._stakes[uid].node for uid in ended}
+        for node in self._heartbeats.fallen_silent():
+            self._apply_cache(node, None)
         for uid in ended:
             self._settle(uid)
         # Its pod may go elsewhere now, even if nothing was kept for it; any node will do to tell of that.
@@ -186,13 +189,8 @@ class World:
         self._refresh(quietly=first)
 
     def take_caches(self, change: Change[CacheNodeStatus | None]) -> None:
-        for name, status in _each(change, (ObjectName("", node) for node in self._caches)):
-            self.residency.apply(name.name, status)
-            self.owners.apply(name.name, status)
-            if status is None:
-                self._caches.discard(name.name)
-            else:
-                self._caches.add(name.name)
+        for name, status in _each(change, (ObjectName("", node) for node in self._heartbeats.known)):
+            self._apply_cache(name.name, self._heartbeats.take(name.name, status))
 
     def _begin(self, what: str, change: Change[T]) -> bool:
         """Whether this is the collection's first list."""
@@ -208,6 +206,10 @@ class World:
             self._stale.add(name)
         node.zone = facts.zone
         node.allocatable = facts.allocatable
+
+    def _apply_cache(self, node: str, status: CacheNodeStatus | None) -> None:
+        self.residency.apply(node, status)
+        self.owners.apply(node, status)
 
     def _apply_accelerators(self, name: str, accelerators: Accelerators) -> None:
         account = self._accounts.setdefault(name, Account())

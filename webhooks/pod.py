@@ -184,6 +184,7 @@ class PodSpec(_Part, frozen=True, kw_only=True):
     preemption_policy: str = ""
     runtime_class_name: Subdomain = ""
     scheduler_name: str = ""
+    service_account_name: Subdomain = ""
     resources: Resources = Resources()
     resource_claims: tuple[Json, ...] = ()
 

@@ -13,7 +13,7 @@ from urllib.parse import quote
 import msgspec
 
 from tasuki.kube.backoff import Backoff
-from tasuki.kube.cache_node import BucketResidency, CacheNode, CacheNodeStatus
+from tasuki.kube.cache_node import HEARTBEAT_SECONDS, BucketResidency, CacheNode, CacheNodeStatus
 from tasuki.kube.client import Kube
 from tasuki.kube.errors import ConflictError, KubeError, NotFoundError
 from tasuki.kube.names import API_GROUP, API_VERSION, CACHE_NODE_KIND, CACHE_NODE_PLURAL
@@ -76,7 +76,7 @@ class PublishingTimes:
 
     look_seconds: float = 5.0
     between_writes_seconds: float = 30.0
-    most_seconds: float = 600.0
+    most_seconds: float = HEARTBEAT_SECONDS
     first_pause_seconds: float = 1.0
     most_pause_seconds: float = 120.0
     watch: WatchTimes = DEFAULT_WATCH_TIMES
@@ -140,6 +140,7 @@ class Publisher:
         self._serving: bool | None = None
         self._written: CacheNodeStatus | None = None
         self._written_at = 0.0
+        self._written_for = ""
         self._woken: Final = asyncio.Event()
         self._left: Final = asyncio.Event()
         self._problem = "" if self._is_fixed else f"node {self._name} was not seen yet, so that its zone is unknown"
@@ -180,9 +181,9 @@ class Publisher:
             async for node in nodes:
                 if node is None:
                     continue  # what is known stays true of whatever still runs here
-                self._node = node
+                before, self._node = self._node_uid, node
                 zone = node.metadata.labels.get(ZONE_LABEL, "")
-                if zone != self._zone:
+                if (zone, node.metadata.uid) != (self._zone, before):
                     self._zone = zone
                     self._woken.set()
 
@@ -190,8 +191,10 @@ class Publisher:
         backoff = Backoff(self._times.first_pause_seconds, self._times.most_pause_seconds, self._uniform)
         pause = self._drawn_pause()
         while True:
-            wanted = self._wanted()
-            if wanted is None or not is_due(wanted, self._written, monotonic() - self._written_at, *pause):
+            wanted, node_uid = self._wanted(), self._node_uid
+            # What the former node owned is collected with it, now or soon.
+            written = self._written if node_uid == self._written_for else None
+            if wanted is None or not is_due(wanted, written, monotonic() - self._written_at, *pause):
                 await self._wait(self._times.look_seconds)
                 continue
             try:
@@ -205,11 +208,16 @@ class Publisher:
                 await self._wait(backoff.next_seconds() + asked_for)
                 continue
             self._problem = ""
-            self._written, self._written_at = wanted, monotonic()
+            self._written, self._written_at, self._written_for = wanted, monotonic(), node_uid
             backoff.reset()
             pause = self._drawn_pause()
             if not wanted.serving:
                 self._left.set()
+
+    @property
+    def _node_uid(self) -> str:
+        """Empty until the node was seen."""
+        return self._node.metadata.uid if self._node is not None else ""
 
     def _drawn_pause(self) -> tuple[float, float]:
         """Seconds to the next write, at the earliest and at the latest: thousands of nodes do not write as one."""

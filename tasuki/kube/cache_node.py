@@ -1,9 +1,14 @@
 """CacheNode: what one node's object cache publishes of what it holds, read by whoever places work near its data."""
 
+from typing import Final
+
 import msgspec
 
 from tasuki.kube.names import API_GROUP, API_VERSION, CACHE_NODE_KIND
 from tasuki.kube.objects import ObjectMeta
+
+# A cache writes its status at least so often, also if nothing has changed: by this it is known to be there still.
+HEARTBEAT_SECONDS: Final = 600.0
 
 
 class BucketResidency(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -22,7 +27,7 @@ class CacheNodeStatus(msgspec.Struct, frozen=True, kw_only=True, rename="camel")
             if nodes have none.
         serving: Whether the cache answers; what it holds counts for nothing while it does not.
         buckets: Sorted by name; those of which it holds nothing are absent.
-        observed_time: RFC 3339; when the cache counted.
+        observed_time: RFC 3339; when the cache counted, never more than `HEARTBEAT_SECONDS` before the next time.
     """
 
     zone: str

@@ -148,6 +148,8 @@ class Collection(Generic[S, T]):
         self._listing: _Listing[T] | None = None
         self._watched: _Watched | None = None
         self._version = ""
+        # Whether the server may be another than before.
+        self._is_in_doubt = False
         self._resuming: Final = Backoff(times.first_pause_seconds, times.most_pause_seconds, uniform)
         # Lists are dear: these pauses are short again only after a watch that lasted.
         self._relisting: Final = Backoff(times.first_pause_seconds, times.most_pause_seconds, uniform)
@@ -164,6 +166,8 @@ class Collection(Generic[S, T]):
         while True:
             self._watched = None
             try:
+                if self._version and self._is_in_doubt:
+                    await self._compare()
                 if not self._version:
                     yield await self._list()
                 lasts = max(1, int(self._uniform(self._times.lasts_seconds, self._times.lasts_seconds * 1.2)))
@@ -206,10 +210,29 @@ class Collection(Generic[S, T]):
                 break
             listing.token = page.metadata.continue_
         self._listing = None
+        self._is_in_doubt = False
         self._version = listing.version
         self.synced = True
         self._in_contact()
         return Replaced(listing.objects)
+
+    async def _compare(self) -> None:
+        """List anew if the server knows less than we have seen, as after its store was restored from a backup.
+
+        A watch from a version that is yet to come is not refused: it brings nothing until the server has come so far.
+        """
+        path = f"{self._resource.path}?{urlencode({**self._resource.selector, 'limit': '1'})}"
+        page = await self._kube.call("GET", path, _Page, accept=self._accept("List"))
+        self._is_in_doubt = False
+        if _is_older(page.metadata.resource_version, self._version):
+            log.warning(
+                "the API server is back with an older state, all is listed anew %s version=%s seen=%s",
+                self._resource.plural,
+                page.metadata.resource_version,
+                self._version,
+            )
+            self._version = ""
+            self._listing = None
 
     def _accept(self, kind: str) -> str:
         return METADATA_ONLY.format(kind) if self._resource.metadata_only else "application/json"
@@ -272,6 +295,7 @@ class Collection(Generic[S, T]):
             self._listing = None
             pause = self._relisting.next_seconds()
         else:
+            self._is_in_doubt = True
             pause = self._resuming.next_seconds()
         if not isinstance(error, GoneError):
             self._tell(self._reason(error))
@@ -338,6 +362,11 @@ class _Page(msgspec.Struct, frozen=True, kw_only=True):
 
 class _Bare(msgspec.Struct, frozen=True):
     metadata: Metadata = Metadata()
+
+
+def _is_older(version: str, seen: str) -> bool:
+    """Versions are whole numbers that can be compared (KEP-5504); of what is none, nobody knows."""
+    return version.isdecimal() and seen.isdecimal() and int(version) < int(seen)
 
 
 _BARE: Final = msgspec.json.Decoder(_Bare)

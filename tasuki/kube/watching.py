@@ -52,7 +52,7 @@ async def follow_node(
     backoff = Backoff(times.first_pause_seconds, times.most_pause_seconds, uniform)
     version = ""
     while True:
-        began = monotonic()
+        began, opened = monotonic(), False
         try:
             if not version:
                 found = await kube.nodes_named(name)
@@ -61,6 +61,7 @@ async def follow_node(
             lasts = int(uniform(times.lasts_seconds, times.lasts_seconds * 1.2))
             silence = lasts + times.silence_seconds
             async with kube.watch_nodes_named(name, version, lasts, silence) as events:
+                opened = True
                 async for event in events:
                     node = _node(event.object)
                     version = node.metadata.resource_version or version
@@ -71,6 +72,9 @@ async def follow_node(
             version = ""
         except KubeError as error:
             log.warning("the watch of our node broke, it is taken up again node=%s error=%s", name, error)
+            if not opened:
+                # The server may be back with an older state, of which a watch from our version would bring nothing.
+                version = ""
             asked = min(error.retry_after_seconds, _LONGEST_RETRY_AFTER_SECONDS)
             await asyncio.sleep(max(backoff.next_seconds(), asked))
             continue

@@ -755,6 +755,16 @@ def as_read(written: Object) -> Bucket | None:
         return None
 
 
+def test_the_mirror_says_which_of_the_hosts_ports_it_takes(folder: Path) -> None:
+    """The API server warns of a hostIP without a hostPort, which it fills in for pods but not for their templates."""
+    daemonset = yaml.safe_load((folder / "registry" / "daemonset.yaml").read_text())
+    pod = daemonset["spec"]["template"]["spec"]
+    [container] = pod["containers"]
+
+    assert pod["hostNetwork"]
+    assert all(each["hostPort"] == each["containerPort"] for each in container["ports"])
+
+
 SELECTED: Final = {"matchExpressions": [{"key": "team", "operator": "In", "values": ["vision"]}]}
 
 
@@ -813,6 +823,17 @@ class TestCacheBucket:
 
         check(version["schema"]["openAPIV3Schema"]["properties"]["spec"])
 
+    def test_no_bound_is_a_fraction(self, version: Any) -> None:
+        """The API server drops it before it compares a whole number: a weight of 0 was none too small for 0.01."""
+
+        def check(schema: Object) -> None:
+            bounds = [schema[each] for each in ("minimum", "maximum", "multipleOf") if each in schema]
+            assert all(bound == int(bound) for bound in bounds), schema
+            for below in schema.get("properties", {}).values():
+                check(below)
+
+        check(version["schema"]["openAPIV3Schema"])
+
     @pytest.mark.parametrize(
         "written",
         [
@@ -848,7 +869,8 @@ class TestCacheBucket:
             pytest.param(bucket(pinnedQuota="101Gi"), "no more can be pinned than bucketQuota", id="pinned beyond"),
             pytest.param(bucket(bucketQuota=10, pinnedQuota="11"), "no more can be pinned", id="by a byte"),
             pytest.param(bucket(pinnedQuota="-1"), "a quantity is needed", id="pinned less than nothing"),
-            pytest.param(bucket(weight=0), "less than the minimum", id="no weight"),
+            pytest.param(bucket(weight=0), "a weight from 0.01 to 100 is needed", id="no weight"),
+            pytest.param(bucket(weight=0.001), "a weight from 0.01 to 100 is needed", id="too little weight"),
             pytest.param(bucket(weight=1000), "greater than the maximum", id="too much weight"),
             pytest.param(bucket(weight="1"), "not of type 'number'", id="weight as text"),
             pytest.param(bucket(public="yes"), "not of type 'boolean'", id="public in words"),

@@ -64,14 +64,17 @@ class Policy:
         """What the expressions may speak of; None if a condition leaves the request out."""
         variables: Json = {}
         metadata: Json = {"name": "research"} | ({"labels": dict(labels)} if labels is not None else {})
-        known = {
+        known: Json = {
             "request": {"namespace": "research", "operation": operation, "userInfo": USER},
             "object": asked,
-            "namespaceObject": {"metadata": metadata},
             "variables": variables,
         }
+        # Conditions do not see the namespace, in neither kind of policy: Match of k8s.io/apiserver,
+        # pkg/admission/plugin/webhook/matchconditions/matcher.go, is given none. What speaks of it there is an error,
+        # which failurePolicy Ignore takes for "not this policy".
         if not all(self._evaluate(each["expression"], known) for each in self._spec["matchConditions"]):
             return None
+        known["namespaceObject"] = {"metadata": metadata}
         for each in self._spec["variables"]:
             variables[each["name"]] = self._evaluate(each["expression"], known)
         return known

@@ -144,7 +144,7 @@ class ACluster:
         found = tuple(BucketResidency(name=name, bytes=n, objects=1000) for name, n in sorted(buckets.items()))
         status = CacheNodeStatus(
             zone=zone, serving=True, capacity_bytes=10**13, used_bytes=sum(buckets.values()), buckets=found,
-            observed_time="2026-01-01T00:00:00Z",
+            observed_time=self.now.isoformat(),
         )  # fmt: skip
         self.world.take_caches(Applied(ObjectName("", node), status))
 

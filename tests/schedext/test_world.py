@@ -4,9 +4,11 @@ import gc
 from itertools import permutations
 from typing import Any
 
+import msgspec
 import pytest
 
 from schedext.demand import ChainName, Edge
+from schedext.heartbeats import SILENT_SECONDS
 from schedext.look import Occupancy
 from schedext.node import PlacedFunction
 from schedext.world import NodeFacts
@@ -14,6 +16,7 @@ from tasuki.kube.cache_node import BucketResidency, CacheNodeStatus
 from tasuki.kube.collection import Applied, Deleted, ObjectName, Replaced
 from tasuki.kube.placement import slices_text
 from tests.schedext.accelerators import GIB, GPU, gpu_status, holder, read, status_json
+from tests.schedext.caches import holds
 from tests.schedext.clusters import ACluster
 from tests.schedext.pods import a_container
 from tests.schedext.scenes import Scene, kept, on, planned
@@ -475,6 +478,29 @@ def test_what_the_caches_hold(scene: Scene) -> None:
     )
     scene.world.take_caches(Replaced({ObjectName("", "n"): status, ObjectName("", "new"): None}))
     assert scene.world.residency.shares("b")["z"].size_bytes == 7
+    scene.world.take_caches(Replaced({}))
+
+    assert not scene.world.residency.shares("b")
+
+
+def test_a_cache_that_died_without_a_word_counts_no_more(scene: Scene) -> None:
+    reported = holds("z", b=7)
+    scene.world.take_caches(Replaced({ObjectName("", "dead"): reported, ObjectName("", "n"): reported}))
+    scene.seconds = SILENT_SECONDS / 2
+    scene.world.take_caches(Applied(ObjectName("", "n"), msgspec.structs.replace(reported, observed_time="later")))
+
+    scene.seconds = SILENT_SECONDS
+    scene.world.tick()
+
+    assert scene.world.residency.shares("b")["z"].by_node == {"n": 7}
+    assert dict(scene.world.owners.stale()) == {"z": ["n"]}
+
+
+def test_a_silent_cache_that_is_gone_is_forgotten(scene: Scene) -> None:
+    scene.world.take_caches(Applied(ObjectName("", "n"), holds("z", b=7)))
+    scene.seconds = SILENT_SECONDS
+    scene.world.tick()
+
     scene.world.take_caches(Replaced({}))
 
     assert not scene.world.residency.shares("b")

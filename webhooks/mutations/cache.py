@@ -8,13 +8,14 @@ from tasuki.kube.names import CACHE, CACHE_BUCKET_PATTERN, CACHE_BUCKETS
 from tasuki.process.sentences import shown
 from webhooks.editing import add_missing_env, add_mounts, add_volumes, set_annotations
 from webhooks.mutations.injected import users_containers
-from webhooks.patch import Operation
+from webhooks.patch import Operation, Operations, add
 from webhooks.pod import EnvVar, Place, Pod, Volume, VolumeMount, annotation
 from webhooks.policy.model import Cache
 from webhooks.scene import NOTHING, Change, RefusedError, Scene
 
 _VOLUME: Final = "tasuki-cache-token"
 _FILE: Final = "token"
+_DEFAULT_ACCOUNT: Final = "default"
 
 _LONGEST_NAME: Final = 63
 _BUCKET: Final = re.compile(CACHE_BUCKET_PATTERN)
@@ -38,7 +39,7 @@ def _connected(pod: Pod, offer: Cache, buckets: Sequence[str]) -> Change:
     env = _env(offer, buckets)
     mount = VolumeMount(name=_VOLUME, mount_path=offer.mount_path, read_only=True)
     summary = {CACHE_BUCKETS: ",".join(buckets)}
-    operations: list[Operation] = [*add_volumes(pod, [_token(offer)]), *set_annotations(pod, summary)]
+    operations: list[Operation] = [*_account(pod), *add_volumes(pod, [_token(offer)]), *set_annotations(pod, summary)]
     warnings: list[str] = []
     if pod.metadata.annotations.get(CACHE_BUCKETS, summary[CACHE_BUCKETS]) != summary[CACHE_BUCKETS]:
         warnings.append(f"{CACHE_BUCKETS} was replaced by what {CACHE} says; leave it out")
@@ -47,6 +48,15 @@ def _connected(pod: Pod, offer: Cache, buckets: Sequence[str]) -> Change:
         operations += add_missing_env(place, env)
         warnings += _kept(place, env)
     return Change(operations=tuple(operations), warnings=tuple(warnings), notes={"cache": summary[CACHE_BUCKETS][:256]})
+
+
+def _account(pod: Pod) -> Operations:
+    """Whose the token is.
+
+    The API server's own plugin ServiceAccount writes the same before we are asked. Where it is switched off, a pod that
+    names no account and has a token is refused (kubernetes/kubernetes, pkg/apis/core/validation/validation.go).
+    """
+    return () if pod.spec.service_account_name else (add("/spec/serviceAccountName", _DEFAULT_ACCOUNT),)
 
 
 def _token(offer: Cache) -> Volume:

@@ -185,6 +185,18 @@ class ApiServer:
         gone = self.kinds[path].objects.pop(name)
         await self._note(path, gone, "DELETED")
 
+    def backup(self) -> Json:
+        """All that is kept, and how far its versions have come."""
+        kept: Json = json.loads(json.dumps({path: kind.objects for path, kind in self.kinds.items()}))
+        return {"version": self._version, "objects": kept}
+
+    def restore(self, kept: Json) -> None:
+        """As if nothing had happened since that backup: versions are given out a second time."""
+        self._version = kept["version"]
+        self._log = [entry for entry in self._log if entry[0] <= self._version]
+        for path, objects in json.loads(json.dumps(kept["objects"])).items():
+            self.kinds[path].objects = objects
+
     async def bookmark(self, path: str) -> None:
         await self._note(path, {"kind": "Node", "metadata": {}}, "BOOKMARK")
 

@@ -476,6 +476,39 @@ async def test_an_api_server_that_is_away_is_waited_for(api: ApiServer, kube: Ku
         assert nodes.reports[1:] == [""]
 
 
+async def test_a_server_that_comes_back_with_an_older_store_is_listed_anew(api: ApiServer, kube: Kube) -> None:
+    await put(api, a=1)
+    backup = api.backup()
+    async with following(kube) as nodes:
+        await nodes.next()
+        await put(api, a=2, b=2)
+        await nodes.next()
+        await nodes.next()
+        await api.stop()
+        api.restore(backup)
+        await api.start()
+
+        assert await nodes.next() == Replaced({node("a"): 1})
+        await put(api, a=3)
+        assert await nodes.next() == Applied(node("a"), 3)
+
+
+async def test_a_server_that_comes_back_as_it_was_is_not_listed_anew(api: ApiServer, kube: Kube) -> None:
+    await put(api, a=1)
+    async with following(kube) as nodes:
+        await nodes.next()
+        await put(api, a=2)
+        await nodes.next()
+        await api.stop()
+        await api.start()
+        later = asyncio.ensure_future(nodes.next())
+        await api.until(lambda: bool(api.streams))
+        await put(api, a=3)
+
+        assert await later == Applied(node("a"), 3)
+        assert listed(api) == 1
+
+
 @pytest.mark.parametrize("query", ["limit", "watch"], ids=["may not list", "may not watch"])
 async def test_what_is_forbidden_is_told_with_what_to_grant(query: str, api: ApiServer, kube: Kube) -> None:
     await put(api, a=1)

@@ -74,6 +74,24 @@ async def test_a_dropped_connection_loses_no_change(api: ApiServer, kube: Kube) 
         assert api.requests.count(LIST) == 1
 
 
+async def test_a_server_that_comes_back_with_an_older_store_is_asked_anew(api: ApiServer, kube: Kube) -> None:
+    await put(api, "1")
+    backup = api.backup()
+    async with following(kube) as nodes:
+        await label(nodes)
+        await put(api, "2")
+        await label(nodes)
+        later = asyncio.ensure_future(label(nodes))
+        await api.stop()
+        api.refusals = [Refusal(503, query="watch")]
+        api.restore(backup)
+        await api.start()
+
+        assert await asyncio.wait_for(later, 10) == "1"
+        await put(api, "3")
+        assert await label(nodes) == "3"
+
+
 @pytest.mark.parametrize("in_stream", [True, False], ids=["told in the stream", "told by the status"])
 async def test_an_expired_version_is_listed_again(in_stream: bool, api: ApiServer, kube: Kube) -> None:
     await put(api, "1")
@@ -128,7 +146,7 @@ async def test_a_silent_connection_is_given_up(api: ApiServer, kube: Kube) -> No
         await label(nodes)
         api.answering.clear()
         later = asyncio.ensure_future(label(nodes))
-        await api.until(lambda: api.count("GET", f"{NODES}?watch=true") == 2)
+        await api.until(lambda: api.requests.count(LIST) == 2)
         api.answering.set()
         await put(api, "2")
 

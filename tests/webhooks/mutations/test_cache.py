@@ -57,6 +57,21 @@ def test_the_extender_reads_buckets_sorted_and_once(written: str, expected: str)
     assert admitted.pod["metadata"]["annotations"]["tasuki.dev/cache-buckets"] == expected
 
 
+def test_a_pod_without_an_account_gets_the_default_one_since_nobody_else_has_a_token() -> None:
+    admitted = admit(cache, wanting("imagenet"), WITH_CACHE)
+
+    assert admitted.pod["spec"]["serviceAccountName"] == "default"
+
+
+def test_a_pod_keeps_its_account() -> None:
+    before = wanting("imagenet")
+    before["spec"]["serviceAccountName"] = "trainer"
+
+    admitted = admit(cache, before, WITH_CACHE)
+
+    assert admitted.pod["spec"]["serviceAccountName"] == "trainer"
+
+
 def test_several_buckets_have_no_single_bucket_variable() -> None:
     admitted = admit(cache, wanting("a,b"), WITH_CACHE)
 
