@@ -4,7 +4,6 @@ import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,16 +14,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.objectcache.recording import recording
+from tests.ports import free_port as free_port  # noqa: PLC0414 - benchmarks have it from here
 
 TOKEN: Final = "token-of-research"
 BUCKETS: Final = ({"Name": "bk", "Public": False, "BucketQuota": "1Gi", "AllowNamespaces": ["research"]},)
 SECONDS: Final = 30.0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass

@@ -26,6 +26,16 @@ FAST = LeaseTimes(
     wait_seconds=0.4,
     retry_seconds=0.1,
 )
+# However busy the machine is, nothing lapses, and nobody waits in vain.
+PATIENT = LeaseTimes(
+    lease_seconds=15.0,
+    ours_seconds=10.0,
+    renew_seconds=0.1,
+    idle_seconds=60.0,
+    settle_seconds=0.1,
+    wait_seconds=10.0,
+    retry_seconds=1.0,
+)
 Connection = tuple[SchedulingApiServer, Kube]
 
 
@@ -65,6 +75,12 @@ async def replicas(kube: Kube, *identities: str, times: LeaseTimes = FAST) -> As
         yield made
 
 
+async def takes(replica: Replica) -> None:
+    """A bind may wait in vain on a busy machine; kube-scheduler asks again."""
+    while await replica.lease.held():
+        await asyncio.sleep(0)
+
+
 def spec(api: SchedulingApiServer) -> Json:
     found: Json = api.objects(LEASES)[LEASE_NAME]["spec"]
     return found
@@ -84,13 +100,13 @@ async def test_nothing_is_held_before_a_bind_wants_it(connection: Connection) ->
 
 async def test_the_first_bind_takes_it(connection: Connection) -> None:
     api, kube = connection
-    async with replicas(kube, "a") as [a]:
+    async with replicas(kube, "a", times=PATIENT) as [a]:
         assert await a.lease.held() == ""
 
         assert a.lease.is_ours
     assert spec(api) == {
         "holderIdentity": "a",
-        "leaseDurationSeconds": 1,
+        "leaseDurationSeconds": 15,
         "acquireTime": "2026-01-31T12:00:00.000000Z",
         "renewTime": "2026-01-31T12:00:00.000000Z",
         "leaseTransitions": 1,
@@ -99,7 +115,7 @@ async def test_the_first_bind_takes_it(connection: Connection) -> None:
 
 async def test_many_binds_at_once_take_it_once(connection: Connection) -> None:
     api, kube = connection
-    async with replicas(kube, "a") as [a]:
+    async with replicas(kube, "a", times=PATIENT) as [a]:
         assert set(await asyncio.gather(*(a.lease.held() for _ in range(50)))) == {""}
 
     assert api.count("POST", LEASES) == 1
@@ -107,7 +123,7 @@ async def test_many_binds_at_once_take_it_once(connection: Connection) -> None:
 
 async def test_the_other_replica_is_told_at_once_who_binds(connection: Connection) -> None:
     _, kube = connection
-    async with replicas(kube, "a", "b") as [a, b]:
+    async with replicas(kube, "a", "b", times=PATIENT) as [a, b]:
         await a.lease.held()
 
         reason = await b.lease.held()
@@ -119,31 +135,30 @@ async def test_the_other_replica_is_told_at_once_who_binds(connection: Connectio
 
 async def test_it_is_renewed_while_binds_come(connection: Connection) -> None:
     api, kube = connection
-    async with replicas(kube, "a", "b") as [a, b]:
-        for _ in range(9):
+    async with replicas(kube, "a", "b", times=PATIENT) as [a, b]:
+        while api.count("PUT", LEASES) < 3:
             assert await a.lease.held() == ""
             assert await b.lease.held() != ""
             await asyncio.sleep(0.1)
 
-    assert api.count("PUT", LEASES) >= 3
     assert holder(api) == "a"
 
 
 async def test_it_is_handed_back_when_no_bind_came_for_a_while(connection: Connection) -> None:
     api, kube = connection
-    async with replicas(kube, "a", "b") as [a, b]:
-        await a.lease.held()
+    async with replicas(kube, "a", "b", times=replace(PATIENT, idle_seconds=0.3)) as [a, b]:
+        await takes(a)
         await api.until(lambda: holder(api) == "")
 
         assert not a.lease.is_ours
-        assert await b.lease.held() == ""
+        await takes(b)
 
 
 async def test_it_is_kept_while_something_may_still_take_effect(connection: Connection) -> None:
     api, kube = connection
-    async with replicas(kube, "a") as [a]:
+    async with replicas(kube, "a", times=replace(PATIENT, idle_seconds=0.3)) as [a]:
+        a.lease.keep(60.0)
         await a.lease.held()
-        a.lease.keep(0.8)
         await asyncio.sleep(0.6)
 
         assert a.lease.is_ours
@@ -153,7 +168,7 @@ async def test_it_is_kept_while_something_may_still_take_effect(connection: Conn
 
 async def test_it_is_handed_back_at_the_end(connection: Connection) -> None:
     api, kube = connection
-    async with replicas(kube, "a") as [a]:
+    async with replicas(kube, "a", times=PATIENT) as [a]:
         await a.lease.held()
         await a.stop()
 
@@ -163,7 +178,7 @@ async def test_it_is_handed_back_at_the_end(connection: Connection) -> None:
 
 async def test_whoever_takes_over_waits_for_what_the_former_holder_bound(connection: Connection) -> None:
     _, kube = connection
-    async with replicas(kube, "a", "b") as [a, b]:
+    async with replicas(kube, "a", "b", times=PATIENT) as [a, b]:
         await a.lease.held()
         await a.stop()
         began = monotonic()
@@ -175,25 +190,24 @@ async def test_whoever_takes_over_waits_for_what_the_former_holder_bound(connect
 
 async def test_whoever_had_it_last_need_not_wait(connection: Connection) -> None:
     api, kube = connection
-    times = LeaseTimes(**{**_fields(FAST), "settle_seconds": 0.35})
+    times = replace(PATIENT, settle_seconds=3.0, idle_seconds=0.3)
     async with replicas(kube, "a", times=times) as [a]:
-        await a.lease.held()
-        await api.until(lambda: holder(api) == "")
-        waits = asyncio.create_task(a.lease.held())
-        await api.until(lambda: holder(api) == "a")
-        await asyncio.sleep(0.1)
+        first = asyncio.create_task(a.lease.held())
+        await api.until(lambda: LEASE_NAME in api.objects(LEASES) and holder(api) == "")
+        began = monotonic()
+        await takes(a)
 
-        assert waits.done()
+        assert monotonic() - began < times.settle_seconds
+        assert await first == ""
 
 
 async def test_a_crashed_holders_lease_lapses_and_not_before_that(connection: Connection) -> None:
     _, kube = connection
-    async with replicas(kube, "a", "b") as [a, b]:
-        await a.lease.held()
+    async with replicas(kube, "a", "b", times=replace(FAST, retry_seconds=0.3)) as [a, b]:
+        await takes(a)
         await a.crash()
         crashed_at = monotonic()
-        while await b.lease.held():
-            assert monotonic() - crashed_at < 5
+        await takes(b)
         took_over_at = monotonic()
 
         # Counted from when the other one first saw it.
@@ -202,18 +216,20 @@ async def test_a_crashed_holders_lease_lapses_and_not_before_that(connection: Co
 
 async def test_a_holder_that_cannot_renew_stops_before_another_one_may_take_over(connection: Connection) -> None:
     api, kube = connection
-    async with replicas(kube, "a", "b") as [a, b]:
-        await a.lease.held()
+    times = replace(PATIENT, lease_seconds=3.0, ours_seconds=1.9, wait_seconds=1.0)
+    async with replicas(kube, "a", "b", times=times) as [a, b]:
         a.lease.keep(60.0)
+        await takes(a)
         assert await b.lease.held() != ""
         api.refusals.append(Refusal(503, "PUT", LEASES, times=1000))
         while a.lease.is_ours:
             assert not b.lease.is_ours
             await asyncio.sleep(0.01)
 
-        assert "503" in await a.lease.held()
+        while "503" not in (reason := await a.lease.held()):
+            assert reason
         api.refusals.clear()
-        assert await a.lease.held() == ""
+        await takes(a)
 
 
 @pytest.mark.parametrize(
@@ -221,12 +237,12 @@ async def test_a_holder_that_cannot_renew_stops_before_another_one_may_take_over
     [
         pytest.param(Fault("PUT", LEASES, times=3, lost=True), id="the connection breaks"),
         pytest.param(Fault("PUT", LEASES, times=3, answered=500), id="the server says it failed"),
-        pytest.param(Fault("PUT", LEASES, times=3, silent_seconds=0.2), id="the answer is late"),
+        pytest.param(Fault("PUT", LEASES, times=3, silent_seconds=0.5), id="the answer is late"),
     ],
 )
 async def test_a_renewal_whose_answer_is_lost_is_still_ones_own(connection: Connection, fault: Fault) -> None:
     api, kube = connection
-    async with replicas(kube, "a") as [a]:
+    async with replicas(kube, "a", times=replace(PATIENT, retry_seconds=0.3)) as [a]:
         await a.lease.held()
         api.faults.append(fault := replace(fault))
         while fault.times:
@@ -239,7 +255,7 @@ async def test_a_renewal_whose_answer_is_lost_is_still_ones_own(connection: Conn
 
 async def test_a_takeover_whose_answer_is_lost_waits_all_the_same(connection: Connection) -> None:
     api, kube = connection
-    async with replicas(kube, "a", "b") as [a, b]:
+    async with replicas(kube, "a", "b", times=PATIENT) as [a, b]:
         await a.lease.held()
         await a.stop()
         api.faults.append(Fault("PUT", LEASES, lost=True))
@@ -266,18 +282,17 @@ async def test_of_two_that_want_a_free_one_one_gets_it(connection: Connection) -
 
 async def test_somebody_elses_lease_of_the_distant_future_is_judged_by_our_clock(connection: Connection) -> None:
     api, kube = connection
-    future = {"holderIdentity": "x", "leaseDurationSeconds": 1, "renewTime": "2099-01-01T00:00:00.000000Z"}
+    future = {"holderIdentity": "x", "leaseDurationSeconds": 3, "renewTime": "2099-01-01T00:00:00.000000Z"}
     await api.put(LEASES, LEASE_NAME, spec=future)
-    async with replicas(kube, "a") as [a]:
+    async with replicas(kube, "a", times=replace(PATIENT, wait_seconds=1.0)) as [a]:
         assert "'x' binds" in await a.lease.held()
-        await asyncio.sleep(1.0)
-
-        assert await a.lease.held() == ""
+        # In three seconds.
+        await takes(a)
 
 
 async def test_it_is_deleted_under_its_holder(connection: Connection) -> None:
     api, kube = connection
-    async with replicas(kube, "a") as [a]:
+    async with replicas(kube, "a", times=PATIENT) as [a]:
         await a.lease.held()
         await api.remove(LEASES, LEASE_NAME)
         await api.until(lambda: LEASE_NAME in api.objects(LEASES))
@@ -288,7 +303,7 @@ async def test_it_is_deleted_under_its_holder(connection: Connection) -> None:
 async def test_who_may_not_have_it_says_what_to_grant(connection: Connection) -> None:
     api, kube = connection
     api.refusals.append(Refusal(403, "GET", LEASES, times=100))
-    async with replicas(kube, "a") as [a]:
+    async with replicas(kube, "a", times=replace(PATIENT, wait_seconds=1.0)) as [a]:
         assert "grant our service account the verbs get, create and update on leases" in await a.lease.held()
 
 
@@ -296,7 +311,7 @@ async def test_without_an_api_server_the_answer_comes_in_time(connection: Connec
     api, kube = connection
     api.answering.clear()
     async with replicas(kube, "a") as [a]:
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(30):
             assert "does not answer" in await a.lease.held()
     api.answering.set()
 
@@ -305,13 +320,9 @@ async def test_a_single_replica_always_holds_it() -> None:
     assert await AlwaysHeld().held() == ""
 
 
-def _fields(times: LeaseTimes) -> dict[str, float]:
-    return {name: getattr(times, name) for name in LeaseTimes.__slots__}
-
-
 async def test_whoever_takes_it_over_is_told_that_others_may_have_bound(connection: Connection) -> None:
     _, kube = connection
-    async with replicas(kube, "a", "b") as [a, b]:
+    async with replicas(kube, "a", "b", times=PATIENT) as [a, b]:
         await a.lease.held()
         await a.stop()
         await b.lease.held()
@@ -321,11 +332,9 @@ async def test_whoever_takes_it_over_is_told_that_others_may_have_bound(connecti
 
 async def test_taking_it_again_after_nobody_else_had_it_tells_nothing_new(connection: Connection) -> None:
     api, kube = connection
-    async with replicas(kube, "a") as [a]:
-        await a.lease.held()
-        async with asyncio.timeout(5):
-            while holder(api):
-                await asyncio.sleep(0.02)
-        assert await a.lease.held() == ""
+    async with replicas(kube, "a", times=replace(PATIENT, idle_seconds=0.3)) as [a]:
+        await takes(a)
+        await api.until(lambda: holder(api) == "")
+        await takes(a)
 
         assert a.taken == 1

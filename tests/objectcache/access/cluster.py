@@ -121,7 +121,7 @@ class Told:
         self._news.set()
 
     async def until(self, condition: Callable[[list[Any]], object]) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not condition(self.all):
                 self._news.clear()
                 await self._news.wait()

@@ -80,7 +80,7 @@ class Mirror:
         await self.until(lambda: len(self.fetches) == 0)
 
     async def until(self, happened: Callable[[], bool]) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not happened():
                 await asyncio.sleep(0.005)
 
@@ -132,7 +132,7 @@ async def running_mirror(given: Given) -> AsyncIterator[Mirror]:
     async with (
         opened_sessions(patience) as sessions,
         aiohttp.ClientSession(auto_decompress=False) as cache_session,
-        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20), auto_decompress=False) as session,
+        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60), auto_decompress=False) as session,
         _Ending(),
         asyncio.TaskGroup() as group,
     ):

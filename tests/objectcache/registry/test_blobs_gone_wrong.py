@@ -93,7 +93,7 @@ async def test_a_registry_that_drips_is_given_up(
 
 
 async def test_a_registry_that_ceases_to_send_is_given_up(given: MakeGiven) -> None:
-    async with running_registry() as registry, running_mirror(given(registry, silent_seconds=0.2)) as mirror:
+    async with running_registry() as registry, running_mirror(given(registry, silent_seconds=1.0)) as mirror:
         registry.add_blob(LAYER)
         registry.gate = asyncio.Event()
 

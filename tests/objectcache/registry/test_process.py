@@ -12,8 +12,9 @@ import yaml
 
 from objectcache.registry.config import read_upstreams
 from objectcache.registry.settings import read
-from tests.objectcache.caches import RunningCache, free_port
+from tests.objectcache.caches import RunningCache
 from tests.objectcache.registry.registries import digest_of, running_registry
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[3]
 MANIFESTS = ROOT / "manifests" / "objectcache" / "registry"
@@ -91,7 +92,7 @@ async def test_the_process_mirrors_and_takes_up_a_changed_file(
             env=dict(os.environ),
         )
     layer = os.urandom(10_000)
-    async with running_registry() as registry, aiohttp.ClientSession() as session, asyncio.timeout(30):
+    async with running_registry() as registry, aiohttp.ClientSession() as session, asyncio.timeout(60):
         digest = registry.add_blob(layer)
         url = f"http://127.0.0.1:{port}/v2/a/blobs/{digest}?ns=registry.example"
         while not (await page(session, f"http://127.0.0.1:{operator}/readyz")).endswith("\nready\n"):
@@ -113,6 +114,6 @@ async def test_the_process_mirrors_and_takes_up_a_changed_file(
         metrics = await page(session, f"http://127.0.0.1:{operator}/metrics")
     process.terminate()
 
-    assert await asyncio.wait_for(process.wait(), 20) == 0
+    assert await asyncio.wait_for(process.wait(), 30) == 0
     assert 'tasuki_registry_upstream_answers_total{host="registry.example",status="200"} 1.0' in metrics
     assert cache.token not in logs.read_text()

@@ -9,7 +9,8 @@ from typing import Final
 
 from objectcache.xds.member import Member
 from tests.objectcache.caches import TOKEN, RunningCache, running_cache
-from tests.objectcache.xds.envoys import PREFIX, Envoy, Plane, free_port, predicted, running_envoy, until
+from tests.objectcache.xds.envoys import PREFIX, Envoy, Plane, predicted, running_envoy, until
+from tests.ports import free_port
 
 NODES: Final = ("node-a", "node-b", "node-c", "node-d", "node-e")
 ZONE: Final = "z1"

@@ -80,7 +80,7 @@ def test_nobody_notices_a_cache_that_is_told_to_end_and_leaves_the_tables_meanwh
     scene: Scene, tmp_path: Path
 ) -> None:
     """Every cache has MARKS, so that each answer is 200 wherever it comes from."""
-    with scene.one_more(tmp_path, drain_seconds=1) as (cache, members), reading(scene, MARKS) as readers:
+    with scene.one_more(tmp_path, drain_seconds=5) as (cache, members), reading(scene, MARKS) as readers:
         readers.some_more()
         # Both at once, as a pod that is deleted: its cache and the control plane hear of it from the API server.
         scene.plane.publish(leaving(members), {"client": ZONE})

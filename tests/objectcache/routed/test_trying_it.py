@@ -13,7 +13,8 @@ from typing import Final
 
 import pytest
 
-from tests.objectcache.xds.envoys import envoy_binary, free_port
+from tests.objectcache.xds.envoys import envoy_binary
+from tests.ports import free_port
 
 REPOSITORY: Final = Path(__file__).parents[3]
 HEADING: Final = "## Trying it on one machine"

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from tests.objectcache.caches import BUCKETS, SECONDS, TOKEN, RunningCache, free_port
+from tests.objectcache.caches import BUCKETS, SECONDS, TOKEN, RunningCache
+from tests.ports import free_port
 
 HASTY: Final = "tests.objectcache.service.hasty_cache"
 SHIPPED: Final = "objectcache"
@@ -61,7 +62,7 @@ class Node(RunningCache):
 
     def object_files(self) -> list[Path]:
         """Of committed objects, the oldest first."""
-        return sorted((self.folder / "data" / "data").glob("*/*"), key=lambda each: each.name)
+        return sorted((self.folder / "data" / "data").glob("*/*"), key=lambda each: each.stat().st_mtime_ns)
 
     def incoming(self) -> list[Path]:
         """Of objects that are being put."""

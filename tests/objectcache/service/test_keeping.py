@@ -24,7 +24,7 @@ class Hearing(WorkerLink):
         self.heard.append(message)
 
     async def until(self, count: int) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while len(self.heard) < count:
                 await asyncio.sleep(0.001)
 

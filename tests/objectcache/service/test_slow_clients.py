@@ -32,7 +32,8 @@ def left_as_it_was(cache: Node) -> Iterator[None]:
     descriptors = cache.descriptors()
     yield
     until(lambda: cache.count("open_connections") == 0, "connections stay open")
-    until(lambda: cache.descriptors() == descriptors, "descriptors stay open")
+    # Fewer if one of before was closed even later.
+    until(lambda: cache.descriptors() <= descriptors, "descriptors stay open")
     until(lambda: cache.count("used_bytes") == len(BIG) + len(b"small"), "reservations stay")
     assert cache.incoming() == []
     assert cache.is_unharmed(), cache.output.read_text()

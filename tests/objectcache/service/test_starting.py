@@ -19,7 +19,7 @@ def test_it_can_be_told_to_end_while_it_starts(tmp_path: Path, line: str) -> Non
         until(lambda: line in cache.output.read_text())
         cache.process.terminate()
 
-        assert cache.process.wait(20) in {0, -signal.SIGTERM}, cache.output.read_text()
+        assert cache.process.wait(30) in {0, -signal.SIGTERM}, cache.output.read_text()
 
 
 def test_without_buckets_it_can_be_told_to_end(tmp_path: Path) -> None:
@@ -31,12 +31,12 @@ def test_without_buckets_it_can_be_told_to_end(tmp_path: Path) -> None:
             socket.create_connection(("127.0.0.1", cache.direct_port))
         cache.process.terminate()
 
-        assert cache.process.wait(20) == 0
+        assert cache.process.wait(30) == 0
 
 
 def test_two_caches_do_not_share_a_port(tmp_path: Path) -> None:
     with node(tmp_path / "first") as first, node(tmp_path / "second", port=first.direct_port, wait=False) as second:
-        assert second.process.wait(20) == 1
+        assert second.process.wait(30) == 1
         assert f"cannot serve objects on 127.0.0.1 port {first.direct_port}" in second.output.read_text()
 
 

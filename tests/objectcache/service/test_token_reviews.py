@@ -31,7 +31,7 @@ async def status(cache: Node, method: str, token: str, target: str = TARGET, bod
 
 
 async def until_status(cache: Node, wanted: int, token: str, target: str = TARGET) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while await status(cache, "GET", token, target) != wanted:
             await asyncio.sleep(0.02)
 

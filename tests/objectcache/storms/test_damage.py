@@ -223,7 +223,7 @@ def test_a_file_that_cannot_be_read_although_it_is_there_becomes_a_miss(node: No
     first = answer(node, "o3")
 
     assert first is None or first[0] == 404
-    eventually(partial(is_answered, node, "o3"), lambda: node.output, FEW_SECONDS)
+    eventually(partial(is_answered, node, "o3"), lambda: node.output)
 
 
 def test_a_file_that_cannot_be_removed_does_not_keep_the_cache_from_taking_others(node: Node) -> None:

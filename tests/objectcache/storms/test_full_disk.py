@@ -16,7 +16,7 @@ FLOOR_BYTES: Final = 16 * MIB
 # Of the catalogue and its log, the folders, and what is written between two looks at the disk.
 SLACK_BYTES: Final = 5 * MIB
 BUCKETS: Final = (bucket("bk", "1Gi", PinnedQuota="8Mi"),)
-FEW_SECONDS: Final = 3.0
+FEW_SECONDS: Final = 10.0
 # By what it was found out: by a write, or by looking.
 NOTE: Final = "[!]disk "
 

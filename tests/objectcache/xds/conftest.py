@@ -4,8 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.objectcache.xds.envoys import Envoy, Plane, free_port, running_caches, running_envoy, until
+from tests.objectcache.xds.envoys import Envoy, Plane, running_caches, running_envoy, until
 from tests.objectcache.xds.scenes import FAR, NEAR, ZONES, Scene
+from tests.ports import free_port
 
 
 @pytest.fixture(scope="module")

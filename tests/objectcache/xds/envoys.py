@@ -2,7 +2,6 @@
 
 import asyncio
 import http.client
-import socket
 import subprocess
 import sys
 import threading
@@ -23,9 +22,11 @@ from objectcache.xds.metrics import Metrics
 from objectcache.xds.server import Discovery, DiscoveryServer
 from objectcache.xds.snapshot import Catalogue, Options, Resource, fixed_resources
 from tasuki.routing.maglev import Host, Maglev
+from tests.ports import free_port as free_port  # noqa: PLC0414 - benchmarks have it from here
 
-SECONDS: Final = 15.0
+SECONDS: Final = 30.0
 PREFIX: Final = "/v1/objects/"
+HELD: Final = {"Held": "yes"}
 Fixed = Mapping[str, Mapping[str, Resource]]
 
 
@@ -35,12 +36,6 @@ def envoy_binary() -> Path:
     if not found.is_file():
         pytest.fail(f"no Envoy at {found}: run `make check`, which installs it")
     return found
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -56,7 +51,7 @@ class Cache:
 
     Attributes:
         seen: Method, target and size of the body of each request.
-        hold: While it is set, answers wait.
+        hold: While it is set, answers wait to requests with the header of HELD.
     """
 
     node: str
@@ -90,7 +85,7 @@ def _cache(node: str) -> Cache:
         def do_GET(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             cache.seen.append((self.command, self.path, len(body)))
-            while cache.hold.is_set():
+            while cache.hold.is_set() and all(each in self.headers for each in HELD):
                 time.sleep(0.01)
             answer = b"x" * int(self.headers["Answer-Bytes"]) if "Answer-Bytes" in self.headers else node.encode()
             self.send_response(201 if self.command == "PUT" else 200)

@@ -12,7 +12,7 @@ from envoy.service.discovery.v3 import ads_pb2_grpc, discovery_pb2
 from objectcache.xds.__main__ import serve
 from objectcache.xds.settings import Settings
 from objectcache.xds.snapshot import CLUSTER, ENDPOINTS
-from tests.objectcache.xds.envoys import free_port
+from tests.ports import free_port
 from tests.tasuki.kube.api_server import NODES, ApiServer, Kind
 
 

@@ -24,12 +24,12 @@ from tests.objectcache.xds.envoys import (
     SECONDS,
     Cache,
     envoy_binary,
-    free_port,
     predicted,
     running_caches,
     running_envoy,
     until,
 )
+from tests.ports import free_port
 
 NODES = ("node-a", "node-b", "node-c")
 NAMES = [f"bk/s3://host/object-{number}" for number in range(60)]

@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 
 from objectcache.xds.member import Member
-from tests.objectcache.xds.envoys import PREFIX, free_port, predicted, running_caches, until
+from tests.objectcache.xds.envoys import HELD, PREFIX, predicted, running_caches, until
 from tests.objectcache.xds.scenes import FAR, FEW, NAMES, NEAR, ZONES, Scene
+from tests.ports import free_port
 
 
 def test_a_pod_with_a_new_address_keeps_its_nodes_objects(scene: Scene) -> None:
@@ -107,7 +108,7 @@ def test_clients_cannot_steer_a_request_by_headers(scene: Scene) -> None:
     timer = threading.Timer(0.5, scene.caches[owner].hold.clear)
     timer.start()
 
-    status, _ = scene.envoy.ask("GET", f"{PREFIX}bk/slow", headers={"X-Envoy-Upstream-Rq-Timeout-Ms": "1"})
+    status, _ = scene.envoy.ask("GET", f"{PREFIX}bk/slow", headers={**HELD, "X-Envoy-Upstream-Rq-Timeout-Ms": "1"})
 
     timer.join()
     assert status == 200

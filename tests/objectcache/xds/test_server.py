@@ -22,7 +22,7 @@ HERE = Member("node-a", "10.0.0.1", 8480, "z1")
 THERE = Member("node-b", "10.0.0.2", 8480, "z2")
 BOTH = (HERE, THERE)
 ZONES = {"node-a": "z1", "node-b": "z2"}
-SECONDS = 10.0
+SECONDS = 60.0
 
 
 class Running:

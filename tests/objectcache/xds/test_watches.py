@@ -47,7 +47,7 @@ class Seen:
         self.problems: dict[str, str] = {}
 
     async def until(self, condition: Callable[[Found], bool]) -> Found:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not (self.found and condition(self.found[-1])):
                 await asyncio.sleep(0.01)
         return self.found[-1]
@@ -135,7 +135,7 @@ async def test_only_the_caches_of_one_namespace_are_asked_for(api: ApiServer, se
 
 async def test_a_right_that_is_missing_is_told_with_where_it_is_needed(api: ApiServer, seen: Seen) -> None:
     api.refusals.append(Refusal(403, path=PODS, times=1_000, reason="Forbidden"))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not seen.problems.get("pods"):
             await asyncio.sleep(0.01)
 
@@ -149,7 +149,7 @@ async def test_what_was_seen_last_stands_while_the_api_server_is_away(api: ApiSe
     told = len(seen.found)
 
     await api.stop()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not (seen.problems.get("pods") and seen.problems.get("nodes")):
             await asyncio.sleep(0.01)
     while_away = len(seen.found)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from objectcache.xds.snapshot import LISTENER, LISTENERS, Resource
-from tests.objectcache.xds.envoys import PREFIX, predicted, until
+from tests.objectcache.xds.envoys import HELD, PREFIX, predicted, until
 from tests.objectcache.xds.scenes import FEW, NAMES, NEAR, ZONES, Scene
 
 
@@ -39,7 +39,7 @@ def test_a_cache_that_leaves_ends_what_it_began_and_owns_nothing(scene: Scene) -
     name = next(name for name in NAMES if predicted(scene.members(), "z1", [name]) == ["node-a"])
     leaving.hold.set()
     answers: list[tuple[int, bytes]] = []
-    asking = threading.Thread(target=lambda: answers.append(scene.envoy.ask("GET", PREFIX + name)))
+    asking = threading.Thread(target=lambda: answers.append(scene.envoy.ask("GET", PREFIX + name, headers=HELD)))
     seen = len(leaving.seen)
     asking.start()
     until(lambda: len(leaving.seen) > seen)

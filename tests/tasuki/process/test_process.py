@@ -25,6 +25,7 @@ from tasuki.process.http import OperatorServer
 from tasuki.process.readiness import Readiness
 from tasuki.process.running import run_until_stopped
 from tasuki.process.watching import FolderWatch
+from tests.ports import has_ipv6
 
 
 def page(port: int, path: str, host: str = "127.0.0.1") -> tuple[int, str]:
@@ -55,7 +56,9 @@ def test_readiness_is_all_conditions_with_their_reasons() -> None:
     assert readiness.report() == "[+]driver ok\nready\n"
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", pytest.param("::1", marks=pytest.mark.skipif(not has_ipv6(), reason="there is no ::1 here"))]
+)
 def test_the_operators_pages(host: str) -> None:
     readiness = Readiness("driver")
     with operator_server(readiness, host=host) as server:
