@@ -26,6 +26,7 @@ from typing import Any, Final
 
 from bench.measuring import Row, Sample, alternate, machine, resident_mib, table
 from bench.schedext_api import GPUS, REPLICAS, node_name
+from tests.ports import free_port
 
 _KINDS: Final = 20
 _REQUESTS: Final = 400
@@ -100,12 +101,6 @@ def pod(number: int, kind: int) -> Json:
     container = {"name": f"main-{kind}", "image": "example:1", "resources": {"requests": wanted, "limits": wanted}}
     metadata = {"name": f"new-{number}", "namespace": "team-1", "uid": f"new-{number}", "annotations": annotations}
     return {"metadata": metadata, "spec": {"containers": [container]}, "status": {"phase": "Pending"}}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextlib.contextmanager

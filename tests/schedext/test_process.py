@@ -235,7 +235,7 @@ async def asks_and_leaves(port: int, context: ssl.SSLContext, asked: bytes) -> N
 
 
 async def test_stopping_drains_before_it_refuses(api: SchedulingApiServer, tmp_path: Path) -> None:
-    async with schedext(api, tmp_path, "--drain-seconds", "1") as running:
+    async with schedext(api, tmp_path, "--drain-seconds", "5") as running:
         await running.reports("\nready\n")
         running.process.send_signal(signal.SIGTERM)
 

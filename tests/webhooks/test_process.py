@@ -226,7 +226,7 @@ async def test_nothing_is_ready_before_a_policy(api: AdmissionApiServer, tmp_pat
 
 
 async def test_stopping_drains_before_it_refuses(api: AdmissionApiServer, tmp_path: Path) -> None:
-    async with webhooks(api, tmp_path, "--drain-seconds", "1") as running:
+    async with webhooks(api, tmp_path, "--drain-seconds", "5") as running:
         await running.reports("\nready\n")
         running.process.send_signal(signal.SIGTERM)
 

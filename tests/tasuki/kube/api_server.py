@@ -214,7 +214,7 @@ class ApiServer:
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait for something to be true, looked at after each request and change."""
-        async with asyncio.timeout(10), self.changed:
+        async with asyncio.timeout(30), self.changed:
             await self.changed.wait_for(condition)
 
     def count(self, method: str, path: str) -> int:

@@ -151,7 +151,7 @@ async def test_stopping_finishes_the_request_in_flight(sides: Sides) -> None:
 
 
 async def test_a_connection_that_never_asks_is_closed(sides: Sides, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_module, "_REQUEST_SECONDS", 0.1)
+    monkeypatch.setattr(server_module, "_REQUEST_SECONDS", 0.5)
     async with serving(sides) as running:
         client = await running.client()
         client.writer.write(b"POST / HTTP/1.1\r\nHost:")
@@ -161,7 +161,7 @@ async def test_a_connection_that_never_asks_is_closed(sides: Sides, monkeypatch:
 
 
 async def test_a_body_that_never_ends_is_given_up(sides: Sides, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_module, "_REQUEST_SECONDS", 0.1)
+    monkeypatch.setattr(server_module, "_REQUEST_SECONDS", 0.5)
     async with serving(sides) as running:
         client = await running.client()
         await client.ask("/", b"x")
@@ -195,11 +195,11 @@ async def test_a_client_that_does_not_read_its_answer_is_let_go(sides: Sides, mo
 
 
 async def test_a_connection_may_rest_between_requests(sides: Sides, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_module, "_REQUEST_SECONDS", 0.1)
+    monkeypatch.setattr(server_module, "_REQUEST_SECONDS", 0.5)
     async with serving(sides) as running:
         client = await running.client()
         await client.ask("/", b"x")
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(1.0)
 
         _, _, body = await client.ask("/", b"y")
 

@@ -84,7 +84,7 @@ def test_a_host_name_is_resolved() -> None:
 )
 def test_what_is_wrong_is_told(socket_path: Path, answer: Any, reason: str) -> None:
     with FakeAgent.unix(socket_path, answer) as fake:
-        found = finding(an_agent(fake.address), timeout_seconds=0.3)
+        found = finding(an_agent(fake.address), timeout_seconds=1.0)
 
     assert found.startswith(f"{fake.address}: ")
     assert reason in found
@@ -214,7 +214,7 @@ def test_agents_are_asked_at_the_same_time_and_told_apart(folder: Path) -> None:
     with FakeAgent.unix(folder / "a") as a, FakeAgent.unix(folder / "b", silent) as b, FakeAgent.tcp() as c:
         agents = [an_agent(fake.address, name) for fake, name in ((a, "a"), (b, "b"), (c, "c"))]
 
-        found = Prober(0.3).findings(agents)
+        found = Prober(1.0).findings(agents)
 
     assert found == {
         a.address: "",
