@@ -174,8 +174,10 @@ class DevicePluginService:
         """Prepare slices where their kind asks for it; elsewhere, a kubelet that calls all the same gets a yes."""
         offer, started = self._offer, time.perf_counter()
         try:
-            _named(offer, request.devices_ids)
-            if offer.start is not None:
+            if offer.start is None:
+                _named(offer, request.devices_ids)
+            else:
+                # A slice that is gone from the list: its kind knows why.
                 await offer.start(offer.resource, offer.slices, list(request.devices_ids))
         except RefusedError as error:
             await self._refuse(context, "PreStartContainer", str(error))

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -509,6 +509,19 @@ async def test_a_request_that_cannot_be_granted_is_refused_with_the_reason(
     assert message in str(refusal.value.details())
     counted = {"resource": GPU, "method": method, "outcome": "refused"}
     assert served.metrics.registry.get_sample_value("tasuki_requests_total", counted) == 1
+
+
+async def test_a_start_of_a_slice_that_is_gone_is_refused_with_its_kinds_reason(tmp_path: Path) -> None:
+    async def start(_: Resource, slices: Mapping[str, Slice], slice_ids: Sequence[str]) -> None:
+        assert not {*slices} & {*slice_ids}
+        raise RefusedError("region 0 is being repaired")
+
+    repaired = replace(an_offer(), start=start)
+    async with serving(tmp_path, repaired, register=False), plugin(tmp_path) as stub:
+        with pytest.raises(grpc.aio.AioRpcError) as refusal:
+            await stub.PreStartContainer(api_pb2.PreStartContainerRequest(devices_ids=["GPU-9"]), timeout=SECONDS)
+
+    assert "region 0 is being repaired" in str(refusal.value.details())
 
 
 async def test_a_preference_survives_slices_that_are_gone(tmp_path: Path) -> None:
