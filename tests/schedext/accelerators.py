@@ -40,14 +40,21 @@ def resource(
         {"device": d["id"], "replicas": replicas, "free": replicas - counts[d["id"]], "held": counts[d["id"]]}
         for d in devices
     ]
-    return {"name": name, "sharing": "none", "onePerRequest": False, "devices": cut, "holders": list(holders)} | content
+    slices, taken = sum(each["replicas"] for each in cut), sum(each["held"] for each in cut)
+    well = {d["id"] for d in devices if d["healthy"]}
+    free = sum(each["free"] for each in cut if each["device"] in well)
+    counts_of_all = {"slices": slices, "held": taken, "unhealthy": slices - taken - free, "free": free}
+    known = {"name": name, "sharing": "none", "onePerRequest": False, "devices": cut, "holders": list(holders)}
+    return known | counts_of_all | content
 
 
 def status_json(
     devices: Sequence[Json], *resources: Json, links: Sequence[Json] = (), trouble: str = "", **content: Any
 ) -> Json:
     ready = {"type": "Ready", "status": "False" if trouble else "True", "reason": "R", "message": trouble}
-    known = {"devices": list(devices), "links": list(links), "resources": list(resources)}
+    known: Json = {"devices": list(devices), "links": list(links), "resources": list(resources)}
+    machine = {"machine": "DGX", "driverVersion": "580.1", "cudaVersion": "13.0", "gpus": len(devices), "summary": ""}
+    known |= machine | {"configuration": {"origin": "defaults", "digest": ""}}
     return known | {"conditions": [ready | {"lastTransitionTime": "2026-01-01T00:00:00Z"}], "problems": []} | content
 
 
