@@ -139,7 +139,7 @@ class WorkerLink:
                         async with asyncio.timeout(_END_SECONDS):
                             return await process.wait()
             finally:
-                self._end(ours)
+                self._end()
                 for each in ends:
                     each.cancel()
                 if process.returncode is None:
@@ -155,11 +155,14 @@ class WorkerLink:
         asyncio.get_running_loop().add_reader(ours, self._receive)
         self._flush()
 
-    def _end(self, ours: socket.socket) -> None:
-        self._socket = None
-        loop = asyncio.get_running_loop()
-        loop.remove_reader(ours)
-        loop.remove_writer(ours)
+    def _end(self) -> None:
+        """Carry nothing more, also while the process is still to end: a socket that has ended is ready all the time."""
+        if self._socket is not None:
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(self._socket)
+            loop.remove_writer(self._socket)
+            self._socket = None
+        self._broken.set()
 
     def _receive(self) -> None:
         if self._socket is None:
@@ -171,7 +174,7 @@ class WorkerLink:
         except ConnectionError:
             data = b""
         if not data:
-            self._broken.set()
+            self._end()
             return
         try:
             for message in self._frames.feed(data):
@@ -179,7 +182,7 @@ class WorkerLink:
         except Exception:
             # This worker is ended for it, and the others go on.
             log.exception("the link to a worker is broken worker=%d", self.number)
-            self._broken.set()
+            self._end()
 
     def _take(self, found: FromWorker) -> None:
         if isinstance(found, TookIndex):
@@ -201,9 +204,11 @@ class WorkerLink:
             return
         try:
             is_full = self._send_all(self._socket)
-        except ConnectionError:
-            self._unsent.clear()
-            self._broken.set()
+        except OSError as error:
+            if not isinstance(error, ConnectionError):
+                # What was not sent, somebody would wait for.
+                log.error("the link to a worker is broken worker=%d error=%r", self.number, str(error))  # noqa: TRY400 - no defect
+            self._end()
             return
         if is_full != self._waits_to_write:
             self._waits_to_write = is_full

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Final
 
@@ -346,7 +347,9 @@ class Upload:
         self._has_ended = True
         self._close_file()
         if self._object_id:
-            remove_incoming(self._worker.incoming_fd, self._object_id)
+            # What stays behind, on a disk in trouble, is removed at the next start.
+            with suppress(OSError):
+                remove_incoming(self._worker.incoming_fd, self._object_id)
             self._worker.keeper.tell(Abandon(self._object_id, error_number))
             self._object_id = 0
             self._end_ahead()

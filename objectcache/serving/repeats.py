@@ -151,10 +151,19 @@ class Repeats:
             return
         if known.size > SMALL_BYTES:
             self._at_hand.keep_file(known, file)
-        elif file.is_warm(0, known.size) and len(content := os.pread(file.fd, known.size, 0)) == known.size:
+        elif file.is_warm(0, known.size):
+            self._keep_content(known, file)
+        file.let_go()
+
+    def _keep_content(self, known: _Known, file: OpenFile) -> None:
+        try:
+            content = os.pread(file.fd, known.size, 0)
+        except OSError:
+            # Whoever sends it meets that again, and tells.
+            return
+        if len(content) == known.size:
             known.ending = b""
             self._at_hand.keep_content(known, content)
-        file.let_go()
 
     def _learn(self, line: bytes) -> _Known | None:
         """What a request line asks for, if that is an object that is here."""

@@ -23,7 +23,7 @@ _ROWS_AT_ONCE: Final = 10_000
 _BUSY_SECONDS: Final = 5.0
 
 # SQLite compares BLOBs bytewise (sqlite.org/datatype3.html, section 4.1). An index ends with the row's id, so that
-# `by_bucket` gives a bucket's objects in the order in which they were put.
+# `by_bucket` gives a bucket's objects by ascending id: about as they were put, since workers have ids in store.
 _SCHEMA: Final = (
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value ANY NOT NULL) STRICT, WITHOUT ROWID",
     "CREATE TABLE buckets (number INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE) STRICT",
@@ -256,14 +256,14 @@ class Catalogue:
             yield batch
 
     def stretch(self, after_id: int, limit: int) -> list[tuple[int, int, bytes, int, bytes, int]]:
-        """Objects in the order in which they were put: id, bucket, name, size, checksum, flags."""
+        """Objects, ascending by id: id, bucket, name, size, checksum, flags."""
         return self._execute(
             "SELECT id, bucket, name, size, checksum, flags FROM objects WHERE id > ? ORDER BY id LIMIT ?",
             (after_id, limit),
         ).fetchall()
 
     def candidates(self, bucket_number: int, after_id: int, limit: int) -> list[tuple[int, bytes, int, int, int]]:
-        """Objects of a bucket in the order in which they were put: id, name, size, flags, created."""
+        """Objects of a bucket, ascending by id: id, name, size, flags, created."""
         return self._execute(
             "SELECT id, name, size, flags, created FROM objects INDEXED BY by_bucket WHERE bucket = ? AND id > ? "
             "ORDER BY id LIMIT ?",

@@ -76,7 +76,9 @@ class Answering:
                     return self._list(message)
             case Damaged() as message:
                 self._damage_without_disk(message)
-            case Reserve() | TakeIds() | Remove() | Sound():
+            case TakeIds() as message:
+                self._take_unused(asked.worker, message)
+            case Reserve() | Remove() | Sound():
                 pass
         if isinstance(asked.message, Abandon | Damaged | Sound):
             return None
@@ -88,11 +90,15 @@ class Answering:
         return found is not None and found.worker == worker
 
     def _grant(self, worker: int, asked: TakeIds) -> Granted:
+        self._take_unused(worker, asked)
+        ids = tuple(self._kept.next_id() for _ in range(IDS_AT_ONCE))
+        # If the transaction fails, the worker does not hear of them.
+        self._kept.afterwards(partial(self._kept.granted.give, worker, ids))
+        return Granted(asked.ticket, ids)
+
+    def _take_unused(self, worker: int, asked: TakeIds) -> None:
         for each in asked.unused:
             self._kept.granted.take(worker, each)
-        ids = tuple(self._kept.next_id() for _ in range(IDS_AT_ONCE))
-        self._kept.granted.give(worker, ids)
-        return Granted(asked.ticket, ids)
 
     def _abandon(self, worker: int, said: Abandon) -> None:
         if self._is_reserved_by(worker, said.object_id):

@@ -47,7 +47,7 @@ class Unverified:
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """Objects that lie one behind the other, as they were put.
+    """Objects by ascending id, which is about as they were put.
 
     Attributes:
         upto_id: The next stretch begins behind it.

@@ -68,6 +68,9 @@ def main(argv: Sequence[str]) -> int:
     except SceneError as error:
         sys.stderr.write(f"tasuki sandbox cache: {error}\n")
         return PROGRAM_FAILED
+    except CacheError as error:
+        sys.stderr.write(f"tasuki sandbox cache: no cache answers as it should: {printable(str(error))}\n")
+        return PROGRAM_FAILED
     except _StoppedError as error:
         return _SIGNALLED + error.number
 
@@ -158,7 +161,7 @@ def _keep(there: Scene, check: Callable[[], None]) -> None:
 
 
 def steps(there: Scene, folder: Path, deadline: Deadline) -> Iterator[Step]:
-    """One after the other, each on what the ones before have left.
+    """One after the other, each on what the ones before have left; fewer where there is nothing to go on with.
 
     Args:
         there: Ready.
@@ -176,6 +179,8 @@ def steps(there: Scene, folder: Path, deadline: Deadline) -> Iterator[Step]:
     yield _refused(there)
     yield _strangers_read(there, file)
     name = _name_of_the_file(there)
+    if name is None:
+        return
     owner = _owner(NODES, name)
     there.lose(owner)
     yield _read_without_owner(there, file, owner)
@@ -199,9 +204,10 @@ def _owner(nodes: Sequence[str], name: str | bytes) -> str:
     return Maglev(nodes).owner(routing_key(BUCKET, escaped(name)))
 
 
-def _name_of_the_file(there: Scene) -> bytes:
-    """What the file system calls it in the cache, where it lies now."""
-    return next(each.sent_name for node in NODES for each in _client(there, node).list() if each.text not in _names())
+def _name_of_the_file(there: Scene) -> bytes | None:
+    """What the file system calls it in the cache, where it lies now; None if it lies nowhere."""
+    listed = (each for node in NODES for each in _client(there, node).list())
+    return next((each.sent_name for each in listed if each.text not in _names()), None)
 
 
 def _names() -> list[str]:
@@ -222,8 +228,9 @@ def _where(there: Scene, owned: dict[str, str]) -> Step:
 def _first_read(files: CachedFileSystem, file: Path) -> Step:
     content = files.cat_file(str(file))
     counts = files.counts
-    good = content == _CONTENT and (counts.misses, counts.hits) == (1, 0)
-    return Step("a file is read that no cache has", f"{len(content)} bytes from the origin, which are put", good)
+    good = content == _CONTENT and (counts.misses, counts.hits, counts.kept) == (1, 0, 1)
+    put = "are put" if counts.kept else "are NOT put"
+    return Step("a file is read that no cache has", f"{len(content)} bytes from the origin, which {put}", good)
 
 
 def _second_read(files: CachedFileSystem, file: Path) -> Step:

@@ -32,6 +32,7 @@ from objectcache.storage.index import SUSPECT, IndexReader
 from objectcache.storage.keys import KeyMaker
 from objectcache.storage.recovery import recover
 from objectcache.store import Answer, Asked, Disk, Limits, Message, Store
+from objectcache.store.granted import IDS_AT_ONCE
 
 NOW = 1_800_000_000
 LIMITS = Limits(capacity_bytes=1000)
@@ -296,6 +297,17 @@ def test_what_was_granted_and_given_back_is_nobodys(cache: Cache) -> None:
     assert isinstance(cache.ask(commit(third, b"a", b"x")), Done)
 
 
+def test_what_is_given_back_while_the_disk_takes_nothing_is_nobodys_all_the_same(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = granted(cache)
+    monkeypatch.setattr(DataFolder, "is_read_only", lambda _: True)
+    cache.now += 1
+
+    assert status(cache.ask(TakeIds(1, before))) == 503
+    assert cache.store._kept.granted.of(1) == []
+
+
 def test_a_reservation_grows_with_a_body_in_chunks(cache: Cache) -> None:
     object_id = cache.reserve(100)
 
@@ -360,14 +372,16 @@ def test_a_batch_whose_transaction_fails_leaves_all_as_it_was(cache: Cache, monk
     with monkeypatch.context() as patched:
         patched.setattr(Catalogue, "insert", full)
         batch = [
+            Asked(1, TakeIds(8)),
             Asked(1, Reserve(7, "bk", 50)),
             Asked(1, commit(object_id, b"a", b"new")),
             Asked(1, commit(ahead, b"b", b"new")),
-            Asked(1, TakeIds(8)),
         ]
         answers = cache.store.handle(batch, NOW)
 
     assert [status(each) for each in answers] == [507, 507, 507, 507]
+    # Those of before, less the one that was used: nobody got those of this batch.
+    assert len(cache.store._kept.granted.of(1)) == IDS_AT_ONCE - 1
     assert (cache.get(b"a"), cache.used(), cache.files(), cache.incoming()) == (b"old", (3, 1), 3, [])
     assert cache.store.writable.status == 507
 

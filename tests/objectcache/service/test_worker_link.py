@@ -2,8 +2,10 @@
 
 import asyncio
 import os
+import selectors
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from objectcache.counters import Counters
-from objectcache.link import FromWorker, Rules, Setup, Sum, TookIndex, Writable
+from objectcache.link import FromWorker, Rules, Setup, Sum, TookIndex, Writable, frame
+from objectcache.service import worker_link
 from objectcache.service.worker_link import WorkerCommand, WorkerLink
 from objectcache.service.workers import listeners
 from objectcache.storage.files import DataFolder
@@ -21,6 +24,8 @@ from tests.objectcache.service.nodes import command_of
 from tests.objectcache.serving.test_link import RULES
 
 NONE = Rules(())
+# Beyond all that are open.
+NO_DESCRIPTOR = 2**30
 
 
 @pytest.fixture
@@ -114,6 +119,66 @@ async def test_a_worker_that_was_not_set_up_ends_and_says_why(
             assert await task == 1
 
     assert "the keeper begins with Rules" in capfd.readouterr().err
+
+
+def scripted_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, does: str) -> None:
+    """Workers are programs that do this with `link`, a descriptor, and then nothing."""
+    script = tmp_path / "worker"
+    lines = ["import os, sys, time", "link = int(sys.argv[4])", does, "time.sleep(60)"]
+    script.write_text("\n".join([f"#!{sys.executable} -S", *lines]))
+    script.chmod(0o755)
+    monkeypatch.setattr(worker_link, "_END_SECONDS", 0.2)
+    monkeypatch.setattr(sys, "executable", str(script))
+
+
+async def ended(link: WorkerLink) -> int:
+    """Its exit status."""
+    counters = Counters.create(1)
+    [listener] = listeners(("127.0.0.1", 0), 1)
+    with listener:
+        async with asyncio.timeout(20):
+            status = await link.run(WorkerCommand(counters.fd, "info", "text"), listener)
+    os.close(counters.fd)
+    return status
+
+
+async def test_a_worker_that_said_what_is_no_message_is_heard_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[FromWorker] = []
+    said = frame(TookIndex(1)) + b"\0\0\0\1x"
+    later = frame(TookIndex(2))
+    does = f"os.write(link, {said!r}); time.sleep(0.1); os.write(link, {later!r})"
+    scripted_worker(tmp_path, monkeypatch, does)
+
+    assert await ended(WorkerLink(0, 1, lambda _, message: heard.append(message))) == -signal.SIGKILL
+    assert TookIndex(2) not in heard
+
+
+async def test_a_worker_that_cannot_be_told_something_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted_worker(tmp_path, monkeypatch, "pass")
+    link = WorkerLink(0, 1, lambda *_: None)
+    link.send(Writable())
+    link.give_index(NO_DESCRIPTOR)
+
+    assert await ended(link) == -signal.SIGKILL
+
+
+def test_the_end_of_a_link_is_looked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Counting(selectors.DefaultSelector):
+        looks = 0
+
+        def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+            self.looks += 1
+            return super().select(timeout)
+
+    scripted_worker(tmp_path, monkeypatch, "os.close(link)")
+    selector = Counting()
+    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selector)) as runner:
+        status = runner.run(ended(WorkerLink(0, 1, lambda *_: None)))
+
+    assert status == -signal.SIGKILL
+    assert selector.looks < 100
 
 
 def test_a_listener_refuses_until_its_worker_can_answer() -> None:

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from objectcache.counters import DEFECTS
+from objectcache.link import Damaged
 from objectcache.serving.at_hand import OFTEN
 from objectcache.serving.connection import SMALL_BYTES
 from objectcache.storage.index import SUSPECT
@@ -55,6 +57,25 @@ def test_the_files_of_what_was_popular_are_closed(tmp_path: Path) -> None:
 
         assert kept == 3
         assert cache.open_files() == 0
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_what_is_damaged_as_it_becomes_popular_is_told_of(tmp_path: Path, size: int) -> None:
+    with turned(tmp_path) as cache, cache.client() as client:
+        cache.put("a", bytes(size))
+        # The first of them is not a repeat.
+        for _ in range(OFTEN):
+            client.get("a")
+        [file] = (tmp_path / "data").glob("*/*")
+        file.unlink()
+        # Can be opened, and not be read.
+        file.mkdir()
+        client.ask("a")
+
+        assert [each.object_id for each in cache.heard() if isinstance(each, Damaged)] == [1]
+        assert cache.worker.row.at[DEFECTS] == 0
+        assert client.connection.is_closed
+    file.rmdir()
 
 
 def test_what_became_suspect_is_not_answered_unverified(tmp_path: Path) -> None:

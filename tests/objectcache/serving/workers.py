@@ -7,10 +7,21 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 from objectcache.counters import SENT_BYTES, Counters, bucket_at
-from objectcache.link import BucketRules, Identity, Reviewed, Setup
+from objectcache.link import (
+    BucketRules,
+    Frames,
+    FromKeeper,
+    FromWorker,
+    Granted,
+    Identity,
+    Reviewed,
+    Setup,
+    TakeIds,
+    frame,
+)
 from objectcache.serving.connection import Connection
 from objectcache.serving.keeper_link import KeeperLink
 from objectcache.serving.requests import Requests
@@ -21,17 +32,18 @@ from objectcache.storage.index import Entry, IndexReader, IndexWriter
 SECONDS: Final = 20.0
 _SECRET: Final = bytes(32)
 _TOKEN: Final = b"token-of-research"
-_RULES: Final = BucketRules("bk", 1, 2**30, 0, 1.0, frozenset({"research"}), frozenset())
+_RULES: Final = BucketRules("bk", 1, 2**30, 0, 1.0, frozenset({"research"}), frozenset({"research"}))
 
 
 @dataclass
 class Turned:
-    """Answers when it is told to; what it tells the keeper nobody hears."""
+    """Answers when it is told to; what it tells the keeper only the test hears."""
 
     worker: Worker
     requests: Requests
     files: DataFolder
     index: IndexWriter
+    keeper: socket.socket
     _ids: list[int] = field(default_factory=list)
 
     def put(self, name: str, content: bytes) -> None:
@@ -46,6 +58,24 @@ class Turned:
 
     def remove(self, name: str) -> None:
         self._forget(self.index.remove(self._key(name)))
+
+    def heard(self) -> list[FromWorker]:
+        """What the keeper was told since the last time."""
+        self.worker.keeper.flush()
+        told = b""
+        while select.select([self.keeper], [], [], 0)[0]:
+            told += self.keeper.recv(2**20)
+        return cast("list[FromWorker]", Frames(FromWorker).feed(told))
+
+    def say(self, message: FromKeeper) -> None:
+        """As the keeper."""
+        self.keeper.sendall(frame(message))
+        self.worker.keeper.receive()
+
+    def grant(self, *ids: int) -> None:
+        """For small objects; the worker has to have asked."""
+        [asked] = [each for each in self.heard() if isinstance(each, TakeIds)]
+        self.say(Granted(asked.ticket, ids))
 
     @contextmanager
     def client(self) -> Iterator["Client"]:
@@ -87,14 +117,27 @@ class Client:
         self.sock.sendall(
             b"GET /v1/objects/bk/%b HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %b\r\n\r\n" % (name.encode(), _TOKEN)
         )
+        self.turn()
+
+    def put(self, name: str, size: int, body: bytes) -> None:
+        """Begin to put an object of so many bytes in bucket bk; the worker has a turn then."""
+        self.sock.sendall(
+            b"PUT /v1/objects/bk/%b HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %b\r\nContent-Length: %d\r\n\r\n%b"
+            % (name.encode(), _TOKEN, size, body)
+        )
+        self.turn()
+
+    def turn(self) -> None:
+        """Something has come, which the worker takes as its loop lets it."""
         self.worker.tick()
-        self.connection.readable()
+        self.worker.guard(self.connection, self.connection.readable)
 
     def take(self) -> bytes:
         """All that is there."""
-        received = self.sock.recv(2**20)
-        while not self.has_nothing():
-            received += self.sock.recv(2**20)
+        received = more = self.sock.recv(2**20)
+        while more and not self.has_nothing():
+            more = self.sock.recv(2**20)
+            received += more
         return received
 
     def has_nothing(self) -> bool:
@@ -135,4 +178,4 @@ def turned(folder: Path) -> Iterator[Turned]:
         worker.knowledge.index = IndexReader.open(index.fd)
         worker.knowledge.rules = {"bk": _RULES}
         worker.tokens.put(_TOKEN, Reviewed(0, Identity("research", "default"), 0, "", 3600.0), worker.now)
-        yield Turned(worker, Requests(worker), files, index)
+        yield Turned(worker, Requests(worker), files, index, theirs)

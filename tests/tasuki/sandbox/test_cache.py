@@ -6,13 +6,19 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 import pytest
 
 from tasuki.sandbox.__main__ import main
+from tasuki.sandbox.cache import steps
+from tasuki.sandbox.cache_scene import BUCKET, MEMBER, NODES, STRANGER, Deadline, Scene
+from tests.objectcache.service.nodes import node
 from tests.objectcache.xds.envoys import envoy_binary
+from tests.ports import free_port
 
 SECONDS: Final = 90.0
 COMMAND: Final = (sys.executable, "-m", "tasuki.cli", "sandbox", "cache")
@@ -117,6 +123,49 @@ def test_a_program_that_ends_is_told_of_with_its_last_words(tmp_path: Path) -> N
     assert ended.returncode == 3
     assert "envoy ended with status 7; its last words:\n  no such option" in ended.stderr
     assert processes(tmp_path) == []
+
+
+@pytest.fixture
+def own_signals() -> Iterator[None]:
+    """Those of the tests' process come back."""
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("own_signals")
+def test_a_cache_that_does_not_answer_in_the_middle_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+
+    @contextmanager
+    def dead(*_: object) -> Iterator[Scene]:
+        yield scene_of(url, tmp_path)
+
+    monkeypatch.setattr("tasuki.sandbox.cache.scene", dead)
+
+    assert main(["cache", "--envoy", "true"]) == 3
+    assert "tasuki sandbox cache: no cache answers as it should: " in capsys.readouterr().err
+
+
+def test_a_file_that_no_cache_keeps_ends_it_with_what_was_seen(tmp_path: Path) -> None:
+    buckets = ({"Name": BUCKET, "BucketQuota": "10Ki", "AllowNamespaces": [MEMBER]},)
+    with node(tmp_path / "node", buckets=buckets, tokens={MEMBER: MEMBER, STRANGER: STRANGER}) as cache:
+        deadline = Deadline(time.monotonic() + SECONDS, lambda: None)
+        seen = [*steps(scene_of(cache.url, tmp_path), tmp_path, deadline)]
+
+    assert [each.good for each in seen if "the file" in each.done or "a file" in each.done] == [False, True]
+    assert seen[-1].done.startswith(f"namespace {STRANGER!r} reads the file")
+
+
+def scene_of(url: str, folder: Path) -> Scene:
+    """One cache in all places."""
+    tokens = {name: folder / f"{name}.token" for name in (MEMBER, STRANGER)}
+    for name, path in tokens.items():
+        path.write_text(name)
+    return Scene(url, dict.fromkeys(NODES, url), tokens, folder / "endpoints", {})
 
 
 @pytest.mark.parametrize("seconds", ["0", "-1", "nan", "many", "1e9"])
