@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Final
 
@@ -14,7 +14,8 @@ from objectcache.registry.asking import BlobAsked
 from objectcache.registry.cache import Cache
 from objectcache.registry.config import Upstream
 from objectcache.registry.digests import Digest, Hasher
-from objectcache.registry.errors import BLOB_UNKNOWN, DigestMismatchError, RegistryError, unavailable
+from objectcache.registry.errors import BLOB_UNKNOWN, UNAVAILABLE, DigestMismatchError, RegistryError, unavailable
+from objectcache.registry.ranges import read_content_range
 from objectcache.registry.slots import Slots
 from objectcache.registry.spool import PIECE_BYTES, Spool, SpoolFile, pieces_of
 from objectcache.registry.upstream import Call, UpstreamClient
@@ -26,6 +27,9 @@ log: Final = logging.getLogger(__name__)
 _LEAST_BYTES_PER_SECOND: Final = 32 * 2**10
 _PATIENCE_SECONDS: Final = 60.0
 
+# What a connection has to bring before it breaks off, for the rest to be asked for by another one.
+_WORTH_RESUMING_BYTES: Final = 2**20
+
 # How a fetch ended, as it is counted.
 FETCHED: Final = "fetched"
 CORRUPT: Final = "corrupt"
@@ -36,6 +40,10 @@ FETCH_OUTCOMES: Final = (FETCHED, CORRUPT, FAILED, UNSPOOLED)
 
 class UnspooledError(Exception):
     """A layer that cannot be kept on its way: too large for the room there is, or of unknown size."""
+
+
+class BrokenOffError(RegistryError):
+    """The registry ended a layer before its end; the rest may be had by asking again."""
 
 
 class Fetch:
@@ -84,16 +92,15 @@ class Fetch:
         """The bytes from `first` to `last`, inclusive, as they arrive.
 
         The layer's last byte comes only once the digest is known to be right, so that nobody ever has the whole of a
-        wrong one.
+        wrong one, and of a small layer the first byte too.
 
         Raises:
             RegistryError: They will not come.
         """
         assert self._file is not None
         while first <= last:
-            released = self._arrived if self._is_verified else min(self._arrived, self.size - 1)
-            if first < released:
-                count = min(PIECE_BYTES, released - first, last + 1 - first)
+            if first < self._released:
+                count = min(PIECE_BYTES, self._released - first, last + 1 - first)
                 piece = await asyncio.to_thread(self._file.read, first, count)
                 first += len(piece)
                 yield piece
@@ -101,6 +108,17 @@ class Fetch:
                 raise self._error
             else:
                 await self._moved.wait()
+
+    @property
+    def _released(self) -> int:
+        """How many bytes may be sent.
+
+        A small layer is worth waiting for: refused as a whole, containerd has it from its next host. With wrong bytes
+        that it has already the pull fails.
+        """
+        if self._is_verified:
+            return self._arrived
+        return 0 if self.size <= PIECE_BYTES else min(self._arrived, self.size - 1)
 
     def begin(self, file: SpoolFile, size: int) -> None:
         self._file, self.size = file, size
@@ -212,25 +230,66 @@ class Fetches:
             if file is None:
                 raise UnspooledError(f"there is no room for {size} bytes in the spool")
             fetch.begin(file, size)
-            await self._receive(fetch, file, answer)
-            stored = await self._cache.put(asked.digest.blob_name, asked.digest, size, lambda: pieces_of(file, size))
+            receipt = _Receipt(fetch, file, asked.digest.hasher())
+            rest = await self._receive(receipt, answer)
+        while rest is not None:
+            rest = await self._resume(receipt, upstream, rest)
+        if receipt.hasher.hexdigest() != asked.digest.hexadecimal:
+            raise mismatch(asked.host, asked.digest)
+        fetch.verify()
+        stored = await self._cache.put(asked.digest.blob_name, asked.digest, size, lambda: pieces_of(file, size))
         log.debug("fetched host=%s digest=%s bytes=%d stored=%s", upstream.host, asked.digest, size, stored)
         return FETCHED
 
-    async def _receive(self, fetch: Fetch, file: SpoolFile, answer: aiohttp.ClientResponse) -> None:
-        hasher, offset, host = fetch.asked.digest.hasher(), 0, fetch.asked.host
-        async for piece in received(answer, host):
-            if offset + len(piece) > fetch.size:
-                raise unavailable(502, f"{host} sends more than it said")
-            await asyncio.to_thread(_take, file, offset, piece, hasher)
-            offset += len(piece)
-            self._outlets.received(len(piece))
-            fetch.arrive(len(piece))
-        if offset < fetch.size:
-            raise unavailable(502, f"{host} broke off after {offset} of {fetch.size} bytes")
-        if hasher.hexdigest() != fetch.asked.digest.hexadecimal:
-            raise mismatch(host, fetch.asked.digest)
-        fetch.verify()
+    async def _resume(self, receipt: "_Receipt", upstream: Upstream, broken: BrokenOffError) -> BrokenOffError | None:
+        """Ask for what is missing; what a registry sends in its place is no help."""
+        asked, size, offset = receipt.fetch.asked, receipt.fetch.size, receipt.offset
+        log.info("a layer is resumed host=%s digest=%s at=%d bytes=%d", upstream.host, asked.digest, offset, size)
+        call = replace(blob_call(asked, upstream), headers={"Range": f"bytes={offset}-"})
+        async with self._upstream.opened(call) as answer:
+            span = read_content_range(answer.headers.get("Content-Range", ""))
+            if answer.status != 206 or span != (offset, size - 1, size) or "Content-Encoding" in answer.headers:
+                raise broken
+            return await self._receive(receipt, answer)
+
+    async def _receive(self, receipt: "_Receipt", answer: aiohttp.ClientResponse) -> BrokenOffError | None:
+        """All that an answer brings; the error if the registry broke it off, and the rest is worth asking for."""
+        fetch, began = receipt.fetch, receipt.offset
+        host, size = fetch.asked.host, fetch.size
+        try:
+            async for piece in received(answer, host):
+                if receipt.offset + len(piece) > size:
+                    raise unavailable(502, f"{host} sends more than it said")
+                await asyncio.to_thread(receipt.take, piece)
+                self._outlets.received(len(piece))
+                fetch.arrive(len(piece))
+            if receipt.offset < size:
+                raise broken_off(f"{host} broke off after {receipt.offset} of {size} bytes")
+        except BrokenOffError as error:
+            if receipt.offset - began < _WORTH_RESUMING_BYTES:
+                raise
+            return error
+        return None
+
+
+class _Receipt:
+    """What has come of a layer, over one connection or several.
+
+    Attributes:
+        offset: Of the byte that is missing first.
+    """
+
+    def __init__(self, fetch: Fetch, file: SpoolFile, hasher: Hasher) -> None:
+        self.fetch: Final = fetch
+        self.hasher: Final = hasher
+        self.offset = 0
+        self._file: Final = file
+
+    def take(self, piece: bytes) -> None:
+        """Blocking."""
+        self._file.write(self.offset, piece)
+        self.hasher.update(piece)
+        self.offset += len(piece)
 
 
 def blob_call(asked: BlobAsked, upstream: Upstream, method: str = "GET") -> Call:
@@ -256,14 +315,12 @@ async def received(answer: aiohttp.ClientResponse, host: str) -> AsyncIterator[b
     except TimeoutError:
         raise unavailable(504, f"{host} ceased to send, or sends too slowly") from None
     except (aiohttp.ClientError, OSError) as error:
-        raise unavailable(502, f"{host} broke off: {type(error).__name__}") from error
+        raise broken_off(f"{host} broke off: {type(error).__name__}") from error
+
+
+def broken_off(text: str) -> BrokenOffError:
+    return BrokenOffError(502, UNAVAILABLE, text)
 
 
 def mismatch(host: str, digest: Digest) -> DigestMismatchError:
     return DigestMismatchError(502, BLOB_UNKNOWN, f"what {host} sends is not {digest}")
-
-
-def _take(file: SpoolFile, offset: int, piece: bytes, hasher: Hasher) -> None:
-    """Blocking."""
-    file.write(offset, piece)
-    hasher.update(piece)

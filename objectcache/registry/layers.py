@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
@@ -112,10 +113,8 @@ class Layers:
                 await self._cache.remove(digest.blob_name)
                 raise
             return
-        await _begin(sender, digest, found.size, None if found.is_whole else (found.first, found.last))
-        async for piece in found.pieces:
-            await sender.piece(piece)
-        await sender.end()
+        span = None if found.is_whole else (found.first, found.last)
+        await _send_all(sender, _Head(digest, found.size, span), found.pieces)
 
     async def _send_fetched(self, asked: BlobAsked, upstream: Upstream, part: Range | None, sender: Sender) -> str:
         """From a fetch that is under way; one that somebody else began may fail for reasons of theirs."""
@@ -146,10 +145,8 @@ class Layers:
             if part is None or span is None or within(part, span[2]) != span[:2]:
                 raise unavailable(502, f"{asked.host} sends another part than it was asked for")
             first, last, size = span
-            await _begin(sender, asked.digest, size, (first, last))
-            async for piece in _exactly(last + 1 - first, pieces, asked.host):
-                await sender.piece(piece)
-            await sender.end()
+            head = _Head(asked.digest, size, (first, last))
+            await _send_all(sender, head, _exactly(last + 1 - first, pieces, asked.host))
 
 
 def _whole_headers(digest: Digest, size: int | None) -> Mapping[str, str]:
@@ -158,18 +155,43 @@ def _whole_headers(digest: Digest, size: int | None) -> Mapping[str, str]:
     return {**headers_of(digest), "Content-Type": _OCTETS, "Accept-Ranges": "bytes", **length}
 
 
-async def _begin(sender: Sender, digest: Digest, size: int, span: tuple[int, int] | None) -> None:
-    """The head of a layer of `size` bytes or of a part of it.
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """Of a layer or of a part of it.
 
-    The span's last byte is inclusive, and less than the first where there is no such part.
+    Attributes:
+        size: Of the layer in bytes.
+        span: First and last byte, inclusive, the last less than the first where there is no such part; None for all.
     """
-    if span is None:
-        await sender.begin(200, _whole_headers(digest, size))
-        return
-    first, last = span
-    there = f"{first}-{last}" if first <= last else "*"
-    headers = {**_whole_headers(digest, last + 1 - first), "Content-Range": f"bytes {there}/{size}"}
-    await sender.begin(206 if first <= last else 416, headers)
+
+    digest: Digest
+    size: int
+    span: tuple[int, int] | None
+
+    async def send(self, sender: Sender) -> None:
+        if self.span is None:
+            await sender.begin(200, _whole_headers(self.digest, self.size))
+            return
+        first, last = self.span
+        there = f"{first}-{last}" if first <= last else "*"
+        headers = {**_whole_headers(self.digest, last + 1 - first), "Content-Range": f"bytes {there}/{self.size}"}
+        await sender.begin(206 if first <= last else 416, headers)
+
+
+async def _send_all(sender: Sender, head: _Head, pieces: AsyncIterator[bytes]) -> None:
+    """The head goes with the first piece.
+
+    What does not come at all is then refused with a status, upon which containerd asks its next host. An answer that
+    is broken off it takes up here again, three times, and gives up the whole pull
+    (core/remotes/docker/httpreadseeker.go, Read).
+    """
+    async for piece in pieces:
+        if not sender.has_begun:
+            await head.send(sender)
+        await sender.piece(piece)
+    if not sender.has_begun:
+        await head.send(sender)
+    await sender.end()
 
 
 async def _send_arriving(fetch: Fetch, part: Range | None, sender: Sender) -> None:
@@ -177,10 +199,8 @@ async def _send_arriving(fetch: Fetch, part: Range | None, sender: Sender) -> No
         await fetch.started()
         whole, nothing = (0, fetch.size - 1), (0, -1)
         span = whole if part is None else within(part, fetch.size) or nothing
-        await _begin(sender, fetch.asked.digest, fetch.size, None if span == whole else span)
-        async for piece in fetch.pieces(*span):
-            await sender.piece(piece)
-        await sender.end()
+        head = _Head(fetch.asked.digest, fetch.size, None if span == whole else span)
+        await _send_all(sender, head, fetch.pieces(*span))
 
 
 async def _send_verified(

@@ -47,6 +47,7 @@ class Registry:
         corrupt: Send other bytes, of the same length.
         cut: Break off after so many bytes of a blob.
         gate: Blobs stop half way until it is set, and refusals and manifests before they are sent.
+        ignores_range: Send the whole of a blob, whatever part is asked for.
         span: Answered as the `Content-Range` of every part, unless empty.
         at_once: How many requests are under way, and the most of them that ever were.
         elsewhere: Blobs are redirected to this origin.
@@ -73,6 +74,7 @@ class Registry:
     gate: asyncio.Event | None = None
     elsewhere: str = ""
     quiet: bool = False
+    ignores_range: bool = False
     span: str = ""
     at_once: tuple[int, int] = (0, 0)
     says_digest: bool = True
@@ -139,7 +141,7 @@ class Registry:
             location = f"{self.elsewhere}{request.path}?signature=very%2Fsecret"
             return web.Response(status=307, headers={"Location": location})
         sent, response = bytes(len(content)) if self.corrupt else content, web.StreamResponse()
-        if asked := request.headers.get("Range"):
+        if (asked := request.headers.get("Range")) and not self.ignores_range:
             first, _, last = asked.removeprefix("bytes=").partition("-")
             start, end = int(first), int(last) + 1 if last else len(content)
             response.set_status(206)

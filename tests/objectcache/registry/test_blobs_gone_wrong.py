@@ -11,6 +11,8 @@ from typing import Final
 
 import aiohttp
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from objectcache.registry.digests import read_digest
 from tests.objectcache.caches import RunningCache, running_cache
@@ -52,13 +54,67 @@ async def test_a_corrupt_layer_is_broken_off_and_not_stored(given: MakeGiven, ca
         assert (await mirror.blob(DIGEST)).body == LAYER
 
 
+async def test_a_small_corrupt_layer_is_refused_with_a_status(given: MakeGiven, cache: RunningCache) -> None:
+    """So that containerd goes on to its next host: it would ask this one for the rest of what began."""
+    async with running_registry() as registry, running_mirror(given(registry)) as mirror:
+        registry.add_blob(b"a configuration")
+        registry.corrupt = True
+
+        answer = await mirror.blob(digest_of(b"a configuration"))
+
+        assert (answer.status, json.loads(answer.body)["errors"][0]["code"]) == (502, "BLOB_UNKNOWN")
+        assert puts(cache) == []
+
+
+@pytest.mark.parametrize("wrong", ["corrupt", "cut"])
+async def test_the_rest_of_a_layer_that_will_not_come_is_refused_with_a_status(given: MakeGiven, wrong: str) -> None:
+    async with running_registry() as registry, running_mirror(given(registry)) as mirror:
+        registry.add_blob(LAYER)
+        registry.corrupt, registry.cut = wrong == "corrupt", 1000 if wrong == "cut" else -1
+
+        answer = await mirror.blob(DIGEST, Range=f"bytes={len(LAYER) - 1}-")
+
+        assert (answer.status, mirror.count("requests", kind="blob", outcome="unavailable")) == (502, 1)
+
+
+async def test_a_layer_that_the_registry_breaks_off_is_resumed(given: MakeGiven, cache: RunningCache) -> None:
+    async with running_registry() as registry, running_mirror(given(registry)) as mirror:
+        layer = LAYER * 4
+        registry.add_blob(layer)
+        registry.cut = 4 * 2**20
+
+        answer = await mirror.blob(digest_of(layer))
+        await mirror.settled()
+
+        assert answer.body == layer
+        assert len(puts(cache)) == 1
+        assert mirror.count("received_bytes") == len(layer)
+        assert registry.asked("GET", "/blobs/") == 2
+
+
+@pytest.mark.parametrize("span", [pytest.param("bytes 7-8/9", id="another part"), pytest.param("", id="the whole")])
+async def test_a_layer_is_not_resumed_with_anything_else(given: MakeGiven, cache: RunningCache, span: str) -> None:
+    async with running_registry() as registry, running_mirror(given(registry)) as mirror:
+        layer = LAYER * 4
+        registry.add_blob(layer)
+        registry.cut, registry.span, registry.ignores_range = 4 * 2**20, span, not span
+
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await mirror.blob(digest_of(layer))
+        await mirror.settled()
+
+        assert puts(cache) == []
+        assert registry.asked("GET", "/blobs/") == 2
+
+
 async def test_a_truncated_layer_is_broken_off_and_not_stored(given: MakeGiven, cache: RunningCache) -> None:
     async with running_registry() as registry, running_mirror(given(registry)) as mirror:
         registry.add_blob(LAYER)
         registry.cut = 1000
 
-        with pytest.raises(aiohttp.ClientPayloadError):
-            await mirror.blob(DIGEST)
+        # Refused, unless the beginning was sent by the time that the rest did not come.
+        with contextlib.suppress(aiohttp.ClientPayloadError):
+            assert (await mirror.blob(DIGEST)).status == 502
         await mirror.settled()
 
         assert puts(cache) == []
@@ -185,6 +241,28 @@ async def test_a_wrong_layer_in_the_cache_is_broken_off_and_removed(given: MakeG
         assert ("DELETE", NAME, 204) in cache.log
         assert mirror.count("corrupt_hits") == 1
         assert (await mirror.blob(DIGEST)).body == LAYER
+
+
+async def test_a_part_that_the_cache_does_not_begin_to_send_is_fetched(given: MakeGiven) -> None:
+    """As where its disk cannot be read: containerd asks for the rest, and would be broken off there again."""
+
+    async def break_off(request: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse(status=206, headers={"Content-Range": f"bytes 9-{len(LAYER) - 1}/{len(LAYER)}"})
+        answer.content_length = len(LAYER) - 9
+        await answer.prepare(request)
+        assert request.transport is not None
+        request.transport.close()
+        return answer
+
+    application = web.Application()
+    application.router.add_get("/{name:.+}", break_off)
+    async with running_registry() as registry, TestServer(application) as broken:
+        registry.add_blob(LAYER)
+        async with running_mirror(given(registry, cache_url=str(broken.make_url("")))) as mirror:
+            answer = await mirror.blob(DIGEST, Range="bytes=9-")
+
+            assert (answer.status, answer.body) == (206, LAYER[9:])
+            assert mirror.count("requests", kind="blob", outcome="fetched") == 1
 
 
 @pytest.mark.parametrize("wrong", [pytest.param(bytes(999), id="another"), pytest.param(b"", id="an empty one")])
