@@ -20,7 +20,6 @@ from objectcache.link import (
     TakeIds,
 )
 from objectcache.room.accounts import Reservation
-from objectcache.room.victims import NoRoom
 from objectcache.storage.catalogue import CatalogueError, Row
 from objectcache.storage.index import PINNED, SUSPECT, Entry
 from objectcache.storage.keys import Key
@@ -108,11 +107,9 @@ class Answering:
 
     def _reserve(self, worker: int, asked: Reserve, now: int) -> Answer:
         kept = self._kept
-        rules = self._ruled.named(asked.bucket)
-        if rules is None:
-            return _no_rules(asked.ticket, asked.bucket)
-        if not kept.condition.is_ok:
-            return Refused(asked.ticket, kept.condition.status, kept.condition.error)
+        rules = self._rules_for(asked)
+        if isinstance(rules, Refused):
+            return rules
         before = kept.accounts.reservation(asked.object_id) if asked.object_id else None
         if asked.object_id and (before is None or (before.worker, before.bucket) != (worker, rules.number)):
             return _not_reserved(asked.ticket, asked.object_id)
@@ -120,17 +117,26 @@ class Answering:
         need = asked.size_bytes - (0 if before is None else before.size_bytes)
         if need < 0 or (before is not None and need == 0):
             return Done(asked.ticket, asked.object_id) if before else Refused(asked.ticket, 400, "a size below 0")
-        refused = self._no_room(rules, need, asked.size_bytes, now, pinned=pinned)
-        if refused is not None:
-            return Refused(asked.ticket, refused.status, refused.reason)
+        if refused := self._no_room(asked, rules, need, now, pinned=pinned):
+            return refused
         object_id = asked.object_id or kept.next_id()
         kept.reserve(object_id, Reservation(worker, rules.number, asked.size_bytes, pinned))
         return Done(asked.ticket, object_id)
 
-    def _no_room(self, rules: BucketRules, need: int, size_bytes: int, now: int, *, pinned: bool) -> NoRoom | None:
+    def _rules_for(self, asked: Reserve | Commit) -> BucketRules | Refused:
+        """Of the bucket that an object is to come to, if any can come."""
+        rules, condition = self._ruled.named(asked.bucket), self._kept.condition
+        if rules is None:
+            return _no_rules(asked.ticket, asked.bucket)
+        return rules if condition.is_ok else Refused(asked.ticket, condition.status, condition.error)
+
+    def _no_room(
+        self, asked: Reserve | Commit, rules: BucketRules, need: int, now: int, *, pinned: bool
+    ) -> Refused | None:
         if pinned and (reason := self._evicting.pin_refused(rules, need)):
-            return NoRoom(507, reason)
-        return self._evicting.find_room(rules, need, size_bytes, now)
+            return Refused(asked.ticket, 507, reason)
+        found = self._evicting.find_room(rules, need, asked.size_bytes, now)
+        return None if found is None else Refused(asked.ticket, found.status, found.reason)
 
     def _commit(self, worker: int, asked: Commit, now: int) -> Answer:
         kept = self._kept
@@ -162,16 +168,12 @@ class Answering:
 
     def _reserve_late(self, worker: int, asked: Commit, now: int) -> Refused | None:
         """Find room for what nothing was reserved for; why there is none."""
-        kept = self._kept
-        rules = self._ruled.named(asked.bucket)
-        if rules is None:
-            return _no_rules(asked.ticket, asked.bucket)
-        if not kept.condition.is_ok:
-            return Refused(asked.ticket, kept.condition.status, kept.condition.error)
-        refused = self._no_room(rules, asked.size_bytes, asked.size_bytes, now, pinned=asked.pinned)
-        if refused is not None:
-            return Refused(asked.ticket, refused.status, refused.reason)
-        kept.reserve(asked.object_id, Reservation(worker, rules.number, asked.size_bytes, asked.pinned))
+        rules = self._rules_for(asked)
+        if isinstance(rules, Refused):
+            return rules
+        if refused := self._no_room(asked, rules, asked.size_bytes, now, pinned=asked.pinned):
+            return refused
+        self._kept.reserve(asked.object_id, Reservation(worker, rules.number, asked.size_bytes, asked.pinned))
         return None
 
     def _commit_refused(self, reserved: Reservation, asked: Commit, found: Entry | None) -> Refused | None:

@@ -22,6 +22,7 @@ from objectcache.client.names import escaped, routing_key
 from tasuki.routing.maglev import Maglev
 from tasuki.sandbox.cache_scene import BUCKET, MEMBER, NODES, STRANGER, Deadline, Scene, SceneError, scene
 from tasuki.sandbox.report import printable
+from tasuki.sandbox.settings import seconds
 
 SATISFIED, UNSATISFIED, BAD_INPUT, PROGRAM_FAILED = 0, 1, 2, 3
 # What a shell reports of a process that a signal ended.
@@ -29,7 +30,6 @@ _SIGNALLED: Final = 128
 _OBJECTS: Final = 30
 _CONTENT: Final = b"what the origin has\n" * 1000
 _TIMEOUT_SECONDS: Final = 60.0
-_MOST_SECONDS: Final = 3600.0
 _POLL_SECONDS: Final = 0.05
 _DONE_WIDTH: Final = 58
 
@@ -87,21 +87,11 @@ def _parser() -> argparse.ArgumentParser:
         "--keep", action="store_true", help="leave the other two caches running, to try more, until Ctrl-C"
     )
     parser.add_argument(
-        "--timeout", metavar="SECONDS", type=_seconds, default=_TIMEOUT_SECONDS,
+        "--timeout", metavar="SECONDS", type=seconds, default=_TIMEOUT_SECONDS,
         help=f"for all that is waited for ({_TIMEOUT_SECONDS:g})",
     )  # fmt: skip
     parser.add_argument("--output", choices=("table", "json"), default="table", help="how it is told (table)")
     return parser
-
-
-def _seconds(text: str) -> float:
-    try:
-        found = float(text)
-    except ValueError:
-        found = 0.0
-    if not 0 < found <= _MOST_SECONDS:
-        raise argparse.ArgumentTypeError(f"{text!r}: it must be a number of seconds from 0 to {_MOST_SECONDS:g}")
-    return found
 
 
 def _row(step: Step) -> str:
