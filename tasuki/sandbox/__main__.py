@@ -50,8 +50,15 @@ _BITSTREAMS: Final = "TASUKI_BITSTREAMS"
 
 def main(argv: Sequence[str]) -> int:
     """Run the sandbox; see `tasuki sandbox --help` for the exit status."""
-    if argv[:1] == ["cache"]:
-        return cache.main(argv[1:])
+    try:
+        return cache.main(argv[1:]) if argv[:1] == ["cache"] else _pods(argv)
+    except BrokenPipeError:
+        # Whoever reads our output has seen enough; keep the interpreter from flushing into the closed pipe.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _SIGNALLED + signal.SIGPIPE
+
+
+def _pods(argv: Sequence[str]) -> int:
     colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     settings = read(argv, Surroundings(driver_answers, colour, describes_fpgas))
     try:
@@ -65,10 +72,6 @@ def main(argv: Sequence[str]) -> int:
     except PluginFailedError as error:
         sys.stderr.write(f"tasuki sandbox: {error}\n")
         return PLUGIN_FAILED
-    except BrokenPipeError:
-        # Whoever reads our output has seen enough; keep the interpreter from flushing into the closed pipe.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _SIGNALLED + signal.SIGPIPE
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from tasuki.sandbox.settings import seconds
 SATISFIED, UNSATISFIED, BAD_INPUT, PROGRAM_FAILED = 0, 1, 2, 3
 # What a shell reports of a process that a signal ended.
 _SIGNALLED: Final = 128
-_OBJECTS: Final = 30
+_OBJECTS: Final = tuple(f"object-{number:02}" for number in range(30))
 _CONTENT: Final = b"what the origin has\n" * 1000
 _TIMEOUT_SECONDS: Final = 60.0
 _POLL_SECONDS: Final = 0.05
@@ -174,7 +174,7 @@ def steps(there: Scene, folder: Path, deadline: Deadline) -> Iterator[Step]:
     owner = _owner(NODES, name)
     there.lose(owner)
     yield _read_without_owner(there, file, owner)
-    there.forget([owner])
+    there.forget(owner)
     left = [node for node in NODES if node != owner]
     yield _new_owner(there, file, name, left, deadline)
     yield _others_stay(there, owned, owner)
@@ -184,7 +184,7 @@ def _put(there: Scene) -> dict[str, str]:
     """By object, whose disk it should lie on."""
     client = _client(there)
     owned = {}
-    for name in _names():
+    for name in _OBJECTS:
         client.put(name, f"content of {name}".encode())
         owned[name] = _owner(NODES, name)
     return owned
@@ -197,11 +197,7 @@ def _owner(nodes: Sequence[str], name: str | bytes) -> str:
 def _name_of_the_file(there: Scene) -> bytes | None:
     """What the file system calls it in the cache, where it lies now; None if it lies nowhere."""
     listed = (each for node in NODES for each in _client(there, node).list())
-    return next((each.sent_name for each in listed if each.text not in _names()), None)
-
-
-def _names() -> list[str]:
-    return [f"object-{number:02}" for number in range(_OBJECTS)]
+    return next((each.sent_name for each in listed if each.text not in _OBJECTS), None)
 
 
 def _where(there: Scene, owned: dict[str, str]) -> Step:
@@ -209,7 +205,7 @@ def _where(there: Scene, owned: dict[str, str]) -> Step:
     good = all(found[node] == {name for name, owner in owned.items() if owner == node} for node in NODES)
     counts = ", ".join(f"{node} {len(names)}" for node, names in found.items())
     return Step(
-        f"{_OBJECTS} objects are put through the Envoy of {NODES[0]}",
+        f"{len(_OBJECTS)} objects are put through the Envoy of {NODES[0]}",
         f"{counts}: {'each' if good else 'NOT each'} where its owner was computed",
         good,
     )
@@ -231,7 +227,7 @@ def _second_read(files: CachedFileSystem, file: Path) -> Step:
 
 def _refused(there: Scene) -> Step:
     try:
-        _client(there, namespace=STRANGER).get("object-00")
+        _client(there, namespace=STRANGER).get(_OBJECTS[0])
     except RefusedError as error:
         said = printable(str(error).partition(";")[0])
         return Step(f"namespace {STRANGER!r} asks for an object", said, error.status == 403)

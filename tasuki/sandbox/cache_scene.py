@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from tasuki.sandbox.plugin_process import last_words
 from tasuki.sandbox.report import printable
 
 NODES: Final = ("node-a", "node-b", "node-c")
@@ -26,7 +27,6 @@ STRANGER: Final = "others"
 _STOP_SECONDS: Final = 15.0
 _POLL_SECONDS: Final = 0.05
 _ASK_SECONDS: Final = 2.0
-_SHOWN_LINES: Final = 20
 
 
 class SceneError(Exception):
@@ -107,9 +107,7 @@ class Program:
                 self.kill()
 
     def _failed(self, reason: str) -> SceneError:
-        lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-_SHOWN_LINES:]
-        said = "\n".join(f"  {printable(line)}" for line in lines) or "  (nothing)"
-        return SceneError(f"{reason}; its last words:\n{said}")
+        return SceneError(f"{reason}; its last words:\n{last_words(self._log)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,12 +131,12 @@ class Scene:
         """A cache ends without a word, at once."""
         self.programs[node].kill()
 
-    def forget(self, nodes: Sequence[str]) -> None:
-        """The control plane is told that these are gone."""
-        write_endpoints(self.endpoints, {node: url for node, url in self.caches.items() if node not in nodes})
+    def forget(self, lost: str) -> None:
+        """The control plane is told that a node is gone."""
+        _write_endpoints(self.endpoints, {node: url for node, url in self.caches.items() if node != lost})
 
 
-def write_endpoints(path: Path, caches: Mapping[str, str]) -> None:
+def _write_endpoints(path: Path, caches: Mapping[str, str]) -> None:
     """As `tasuki xds --endpoints` reads them; whole or not at all."""
     members = [
         {"node": node, "zone": ZONE, "address": "127.0.0.1", "port": int(url.rpartition(":")[2])}
@@ -182,7 +180,7 @@ def scene(folder: Path, envoy: str, deadline: Deadline) -> Iterator[Scene]:
                 "--data-dir", node, "--listen", f"127.0.0.1:{port}", "--metrics-address", f"127.0.0.1:{operator}",
             )  # fmt: skip
         endpoints = folder / "caches.yaml"
-        write_endpoints(endpoints, caches)
+        _write_endpoints(endpoints, caches)
         plane, operator, port, admin = (ports.pop() for _ in range(4))
         start(
             "control-plane", *_tasuki("xds"), "--endpoints", "caches.yaml", "--listen", f"127.0.0.1:{plane}",

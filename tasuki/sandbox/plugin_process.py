@@ -86,6 +86,10 @@ class PluginProcess:
 
     def failed(self, reason: str) -> PluginFailedError:
         """The error for a plugin that does not do its work, with what it said last."""
-        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-_SHOWN_LINES:]
-        said = "\n".join(f"  {printable(line)}" for line in lines) or "  (nothing)"
-        return PluginFailedError(f"{reason}; its last words:\n{said}")
+        return PluginFailedError(f"{reason}; its last words:\n{last_words(self.log)}")
+
+
+def last_words(log: Path) -> str:
+    """The end of what a program has said, to be shown below what became of it."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-_SHOWN_LINES:]
+    return "\n".join(f"  {printable(line)}" for line in lines) or "  (nothing)"

@@ -175,3 +175,17 @@ def test_a_time_that_is_none(seconds: str, capsys: pytest.CaptureFixture[str]) -
 
     assert ended.value.code == 2
     assert "is not a positive number of seconds" in capsys.readouterr().err
+
+
+def test_whoever_has_seen_enough_ends_it(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [*COMMAND, "--envoy", str(envoy_binary())],
+        env=environment(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        said = process.stderr.read()
+
+    assert (process.returncode, said) == (128 + signal.SIGPIPE, "")
+    assert processes(tmp_path) == []
