@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, KeysView
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final
 
 from tasuki.kube.cache_node import HEARTBEAT_SECONDS, CacheNodeStatus
+from tasuki.kube.times import read_time
 
 # A cache that died without a word leaves its last report behind, with `serving` in it. Two writes may fail, or be
 # late by the pauses that an API server asks for, in a cache that is well; a third does not.
@@ -64,10 +65,5 @@ class Heartbeats:
 
     def _age_seconds(self, observed_time: str) -> float:
         """By the node's clock; 0 for what cannot be read, and for what is yet to come."""
-        try:
-            observed = datetime.fromisoformat(observed_time)
-        except ValueError:
-            return 0.0
-        if observed.tzinfo is None:
-            observed = observed.replace(tzinfo=UTC)
-        return max(0.0, (self._now() - observed).total_seconds())
+        observed = read_time(observed_time)
+        return 0.0 if observed is None else max(0.0, (self._now() - observed).total_seconds())

@@ -1,7 +1,7 @@
 """What is kept of a pod, and of the promise that a place is the pod's."""
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from sys import intern
 from typing import Final
 from weakref import WeakValueDictionary
@@ -10,6 +10,7 @@ from schedext.demand import Demand, DemandError, Planned, Want, demand, matches_
 from schedext.pod import TERMINAL_PHASES, Metadata, Pod, annotation
 from tasuki.kube.names import BOUND_DEVICES, BOUND_SLICES
 from tasuki.kube.placement import PlacementError, Slices, read_slices
+from tasuki.kube.times import read_time
 
 # Whatever a plan says: nobody keeps devices forever by writing an annotation.
 LONGEST_PLAN: Final = timedelta(minutes=10)
@@ -130,10 +131,5 @@ def _bound_devices(pod: Pod) -> tuple[str, ...]:
 
 
 def _planned_until(metadata: Metadata, plan: Planned) -> datetime | None:
-    try:
-        created = datetime.fromisoformat(metadata.creation_timestamp or "")
-    except ValueError:
-        return None
-    if created.tzinfo is None:
-        created = created.replace(tzinfo=UTC)
-    return min(plan.until, created + LONGEST_PLAN)
+    created = read_time(metadata.creation_timestamp or "")
+    return None if created is None else min(plan.until, created + LONGEST_PLAN)

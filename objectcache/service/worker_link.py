@@ -73,11 +73,11 @@ class WorkerLink:
         # Called by the loop: soon, or when the socket takes more.
         self._will_flush = False
         self._waits_to_write = False
-        self._broken: Final = asyncio.Event()
+        self._over: Final = asyncio.Event()
         self._taken: dict[int, asyncio.Future[None]] = {}
         self._tickets = 0
         self._ended = False
-        self._stuck: Final = asyncio.Event()
+        self._is_stuck = False
 
     def send(self, message: FromKeeper) -> None:
         """Let it be sent, in the order of these calls; lost if the worker ends before."""
@@ -100,7 +100,8 @@ class WorkerLink:
                 await asyncio.shield(taken)
         except TimeoutError:
             log.error("a worker is ended, it does not take the new index worker=%d", self.number)  # noqa: TRY400 - no defect
-            self._stuck.set()
+            self._is_stuck = True
+            self._over.set()
             # Until it has ended, it could answer from the old one.
             await taken
         finally:
@@ -131,17 +132,14 @@ class WorkerLink:
             )  # fmt: skip
             theirs.close()
             self._begin(ours)
-            ends = [asyncio.create_task(each.wait()) for each in (self._broken, self._stuck)]
             try:
-                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-                if not self._stuck.is_set():
+                await self._over.wait()
+                if not self._is_stuck:
                     with suppress(TimeoutError):
                         async with asyncio.timeout(_END_SECONDS):
                             return await process.wait()
             finally:
                 self._end()
-                for each in ends:
-                    each.cancel()
                 if process.returncode is None:
                     with suppress(ProcessLookupError):
                         process.kill()
@@ -162,7 +160,7 @@ class WorkerLink:
             loop.remove_reader(self._socket)
             loop.remove_writer(self._socket)
             self._socket = None
-        self._broken.set()
+        self._over.set()
 
     def _receive(self) -> None:
         if self._socket is None:
